@@ -1,0 +1,47 @@
+# Every target makes its own environment: Python 3.11+, make and a package index are all it needs.
+PYTHON ?= python3
+UV := .tools/bin/uv
+BIN := .venv/bin
+export UV_PROJECT_ENVIRONMENT := .venv
+export UV_PYTHON_DOWNLOADS := never
+
+.DEFAULT_GOAL := help
+.PHONY: help dev test lint type-check contracts ci bench chaos lock clean format
+
+help: ## what can be run
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(UV):
+	@echo "making the tool environment in .tools" && $(PYTHON) -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+
+.venv/.ready: requirements.lock pyproject.toml shared/pyproject.toml gateway/pyproject.toml worker/pyproject.toml | $(UV)
+	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -e shared -e gateway -e worker
+	@touch $@
+
+dev: .venv/.ready ## embedded PostgreSQL, gateway and two workers with the example app; Ctrl-C stops all
+	@$(BIN)/reflex dev
+
+test: .venv/.ready ## the whole suite on a real PostgreSQL
+	@$(BIN)/pytest -q
+
+lint: .venv/.ready ## ruff: rules and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: .venv/.ready ## write what ruff would
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+type-check: .venv/.ready ## pyright, strict
+	@$(BIN)/pyright
+
+contracts: .venv/.ready ## who may import whom
+	@$(BIN)/lint-imports
+
+ci: lint type-check contracts test ## what has to pass before a change lands
+
+lock: $(UV) ## requirements.lock anew from the manifests
+	@$(UV) lock --quiet --upgrade && $(UV) export --quiet --frozen --format requirements-txt --no-emit-workspace --all-packages --all-extras --all-groups --no-header --no-annotate -o requirements.lock
+
+clean: ## remove the environments
+	rm -rf .venv .tools

@@ -1,0 +1,110 @@
+"""Connections to PostgreSQL, all opened the same way: autocommit, orjson, and time limits on a path that went dead."""
+
+from typing import Any, Final
+
+import orjson
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.types.json import set_json_loads
+from psycopg_pool import AsyncConnectionPool
+
+from reflex.core.errors import ConfigurationError
+
+__all__ = [
+    "conninfo",
+    "connect",
+    "describe",
+    "is_connection_error",
+    "open_pool",
+    "prepare_connection",
+    "sqlalchemy_url",
+]
+
+# Without these a connection whose peer vanished (no RST, a dropped NAT entry) looks alive for up to two hours.
+# tcp_user_timeout bounds unacknowledged data, the keepalives an idle wait.
+LIMITS: Final[dict[str, int]] = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 8000,
+}
+
+
+def conninfo(url: str, *, name: str | None = None) -> str:
+    """The libpq form of a database address, with our limits where it sets none.
+
+    Args:
+        url: `postgresql://…`, `postgres://…`, SQLAlchemy's `postgresql+psycopg://…`, or `key=value` pairs.
+        name: What pg_stat_activity shows as application_name.
+
+    Raises:
+        ConfigurationError: It cannot be parsed. The sentence does not repeat it: it may hold a password.
+    """
+    scheme, separator, rest = url.partition("://")
+    if separator:
+        url = f"{scheme.partition('+')[0]}://{rest}"
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise ConfigurationError(
+            "DATABASE_URL cannot be parsed; it looks like postgresql://user:password@host:5432/name "
+            "(characters such as '@' or '/' in a password are written %40 and %2F)"
+        ) from None
+    named = {"application_name": name} if name else {}
+    return make_conninfo("", **{**LIMITS, **named, **given})
+
+
+def describe(url: str) -> str:
+    """Where the database is, without the password: for logs and error messages."""
+    parts = conninfo_to_dict(conninfo(url))
+    return f"{parts.get('host', 'local socket')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+
+
+def sqlalchemy_url(url: str) -> str:
+    """The address as SQLAlchemy wants it, with psycopg as the driver."""
+    _, separator, rest = url.partition("://")
+    if not separator:
+        raise ConfigurationError("DATABASE_URL must be an address such as postgresql://user:password@host:5432/name")
+    return f"postgresql+psycopg://{rest}"
+
+
+async def prepare_connection(conn: AsyncConnection[Any]) -> None:
+    """What a pool does with each new connection."""
+    set_json_loads(orjson.loads, conn)
+
+
+async def connect(url: str, *, name: str) -> AsyncConnection[Any]:
+    """One connection outside any pool, autocommit."""
+    conn = await AsyncConnection.connect(conninfo(url, name=name), autocommit=True)
+    await prepare_connection(conn)
+    return conn
+
+
+def open_pool(url: str, *, name: str, size: int) -> AsyncConnectionPool[AsyncConnection[Any]]:
+    """A pool of autocommit connections, not opened yet: the caller opens it, and may do so without a database."""
+    return AsyncConnectionPool(
+        conninfo(url, name=name),
+        min_size=min(2, size),
+        max_size=size,
+        open=False,
+        timeout=5,
+        reconnect_timeout=30,
+        name=name,
+        kwargs={"autocommit": True},
+        configure=prepare_connection,
+    )
+
+
+def is_connection_error(error: BaseException) -> bool:
+    """Whether the database was unreachable or going away, rather than refusing what it was told.
+
+    A shutdown (57P01 to 57P03), a full disk or too many connections (class 53) count: waiting may help.
+    """
+    if not isinstance(error, psycopg.Error):
+        return isinstance(error, OSError)
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return error.sqlstate[:2] in {"08", "53", "57", "58"} or error.sqlstate == "25006"

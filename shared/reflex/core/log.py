@@ -1,0 +1,54 @@
+"""The log: append events, with a delivery for every trigger that matches, in one statement and one commit."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from reflex.core.events import NewEvent, candidate_patterns
+from reflex.core.statements import statement
+
+__all__ = ["WAKE_CHANNEL", "append"]
+
+WAKE_CHANNEL = "reflex"
+
+
+async def append(conn: AsyncConnection[Any], events: Sequence[NewEvent]) -> dict[UUID, UUID]:
+    """Append events to the log and make their deliveries; all of them or, on an error, none.
+
+    Args:
+        conn: Autocommit, or inside a transaction that then decides.
+        events: At least one.
+
+    Returns:
+        For each event's own id the id under which the log has it. They differ for an event whose idempotency key
+        was used before: nothing was stored for it.
+
+    Raises:
+        psycopg.DataError: PostgreSQL refuses a value.
+        psycopg.OperationalError: The connection failed; in autocommit it is not known whether the commit happened.
+    """
+    columns = list(zip(*events, strict=True))
+    # A column without any value goes as an empty array, which unnest() pads with NULLs: less to write and to read.
+    parameters: dict[str, Any] = {
+        name: list(column) if any(value is not None for value in column) else []
+        for name, column in zip(NewEvent._fields, columns, strict=True)
+    }
+    types = set(columns[NewEvent._fields.index("type")])
+    routes = [(type, pattern) for type in types for pattern in candidate_patterns(type)]
+    parameters["route_type"] = [type for type, _ in routes]
+    parameters["route_pattern"] = [pattern for _, pattern in routes]
+    cursor = conn.cursor()
+    await cursor.execute(statement("append_events"), parameters)
+    stored = {row[0] for row in await cursor.fetchall()}
+    result = {event.event_id: event.event_id for event in events}
+    if len(stored) < len(events):
+        missing = [event for event in events if event.event_id not in stored]
+        await cursor.execute(
+            statement("first_event_ids"),
+            {"source": [e.source for e in missing], "key": [e.idempotency_key for e in missing]},
+        )
+        first = {(source, key): event_id for source, key, event_id in await cursor.fetchall()}
+        result.update({e.event_id: first[e.source, e.idempotency_key] for e in missing})
+    return result

@@ -1,0 +1,175 @@
+"""The tables as SQLAlchemy sees them: what Alembic compares the migrations with. The reasons are written there.
+
+Nothing at run time imports this: the hot statements are named SQL, and a gateway is smaller without SQLAlchemy.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+__all__ = ["metadata"]
+
+metadata = sa.MetaData(
+    schema="reflex",
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+    },
+)
+
+AT = sa.DateTime(timezone=True)
+TYPE = sa.Text(collation="C")
+NOW = sa.text("now()")
+ZERO = sa.text("0")
+
+
+def key(name: str, type_: Any, *constraints: Any) -> sa.Column[Any]:
+    return sa.Column(name, type_, *constraints, primary_key=True, autoincrement=False)
+
+
+def needed(name: str, type_: Any, *constraints: Any, default: Any = None) -> sa.Column[Any]:
+    return sa.Column(name, type_, *constraints, nullable=False, server_default=default)
+
+
+def optional(name: str, type_: Any) -> sa.Column[Any]:
+    return sa.Column(name, type_, nullable=True)
+
+
+def identity(name: str) -> sa.Column[Any]:
+    return sa.Column(name, sa.Integer, sa.Identity(always=True), primary_key=True)
+
+
+sa.Table("app", metadata, identity("app_id"), needed("name", sa.Text), needed("registered_at", AT, default=NOW),
+         sa.UniqueConstraint("name"))  # fmt: skip
+sa.Table(
+    "event_type",
+    metadata,
+    key("type", TYPE),
+    key("app_id", sa.Integer, sa.ForeignKey("reflex.app.app_id")),
+    needed("schema", JSONB),
+    needed("registered_at", AT, default=NOW),
+)
+sa.Table(
+    "trigger",
+    metadata,
+    identity("trigger_id"),
+    needed("app_id", sa.Integer, sa.ForeignKey("reflex.app.app_id")),
+    needed("name", sa.Text),
+    needed("max_attempts", sa.Integer),
+    needed("definition", JSONB),
+    needed("registered_at", AT, default=NOW),
+    optional("retired_at", AT),
+    sa.UniqueConstraint("app_id", "name"),
+    sa.CheckConstraint("max_attempts > 0", name="max_attempts"),
+)
+sa.Table(
+    "route",
+    metadata,
+    key("pattern", TYPE),
+    key("trigger_id", sa.Integer, sa.ForeignKey("reflex.trigger.trigger_id")),
+    needed("low", TYPE),
+    needed("high", TYPE),
+)
+event = sa.Table(
+    "event",
+    metadata,
+    key("event_id", sa.Uuid),
+    needed("type", TYPE),
+    needed("source", sa.Text),
+    optional("key", sa.Text),
+    needed("time", AT),
+    needed("payload", JSONB),
+    optional("correlation_id", sa.Text),
+    optional("causation_id", sa.Uuid),
+    needed("depth", sa.SmallInteger, default=ZERO),
+    optional("trace_context", sa.Text),
+    optional("available_at", AT),
+    needed("created_at", AT, default=NOW),
+    sa.Index("ix_event_type", "type", "event_id"),
+)
+for partial in ("key", "correlation_id"):
+    sa.Index(
+        f"ix_event_{partial}",
+        event.c[partial],
+        event.c.event_id,
+        postgresql_where=event.c[partial].is_not(None),
+    )
+sa.Table("idempotency", metadata, key("source", sa.Text), key("key", sa.Text), needed("event_id", sa.Uuid),
+         needed("created_at", AT, default=NOW))  # fmt: skip
+sa.Table("unrouted", metadata, key("type", TYPE), key("event_id", sa.Uuid))
+sa.Table(
+    "delivery",
+    metadata,
+    key("trigger_id", sa.Integer),
+    key("event_id", sa.Uuid),
+    needed("attempt", sa.SmallInteger, default=ZERO),
+    needed("lease_epoch", sa.Integer, default=ZERO),
+)
+sa.Table(
+    "scheduled",
+    metadata,
+    key("trigger_id", sa.Integer),
+    key("event_id", sa.Uuid),
+    needed("attempt", sa.SmallInteger, default=ZERO),
+    needed("lease_epoch", sa.Integer, default=ZERO),
+    needed("available_at", AT),
+    sa.Index("ix_scheduled_available_at", "available_at"),
+)
+sa.Table(
+    "lease",
+    metadata,
+    key("trigger_id", sa.Integer),
+    key("event_id", sa.Uuid),
+    needed("attempt", sa.SmallInteger),
+    needed("lease_epoch", sa.Integer),
+    needed("worker_id", sa.Uuid),
+    needed("started_at", AT, default=NOW),
+)
+sa.Table(
+    "run",
+    metadata,
+    key("trigger_id", sa.Integer),
+    key("event_id", sa.Uuid),
+    key("lease_epoch", sa.Integer),
+    needed("attempt", sa.SmallInteger),
+    needed("worker_id", sa.Uuid),
+    needed("started_at", AT),
+    needed("finished_at", AT, default=NOW),
+    needed("outcome", sa.Text),
+    optional("error", sa.Text),
+    optional("output", JSONB),
+    optional("usage", JSONB),
+    optional("trace_id", sa.Text),
+    sa.CheckConstraint(
+        "outcome IN ('succeeded', 'skipped', 'retry', 'dead', 'released', 'lost', 'cancelled')",
+        name="outcome",
+    ),
+)
+sa.Table(
+    "dead_letter",
+    metadata,
+    key("trigger_id", sa.Integer),
+    key("event_id", sa.Uuid),
+    needed("attempt", sa.SmallInteger),
+    needed("lease_epoch", sa.Integer),
+    needed("reason", sa.Text),
+    optional("error", sa.Text),
+    needed("died_at", AT, default=NOW),
+    sa.Index("ix_dead_letter_died_at", "died_at"),
+)
+sa.Table(
+    "worker",
+    metadata,
+    key("worker_id", sa.Uuid),
+    needed("app_id", sa.Integer),
+    needed("trigger_ids", ARRAY(sa.Integer)),
+    needed("host", sa.Text),
+    needed("pid", sa.Integer),
+    needed("slots", sa.Integer),
+    needed("started_at", AT, default=NOW),
+    needed("heartbeat_at", AT, default=NOW),
+)

@@ -1,0 +1,76 @@
+"""Settings: every environment variable that Reflex reads, with its default. `.env` in the working folder counts too.
+
+Importing pydantic-settings takes longer than the rest of the command line together: import this module late.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from reflex.core.errors import ConfigurationError
+
+__all__ = ["Settings", "load_settings"]
+
+
+class Settings(BaseSettings):
+    """One object for all commands; each reads what it needs. Times are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="REFLEX_", env_file=".env", extra="ignore", frozen=True)
+
+    database_url: str | None = Field(default=None, validation_alias="DATABASE_URL")
+    default_model: str | None = Field(default=None, validation_alias="DEFAULT_MODEL")
+    app: str | None = None
+    data_dir: Path = Path(".reflex")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    unknown_types: Literal["accept", "reject"] = "accept"
+    max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    max_payload_bytes: int = Field(default=1024 * 1024, ge=1024)
+    max_batch: int = Field(default=1000, ge=1, le=10_000)
+    max_nesting: int = Field(default=64, ge=2, le=150)
+    max_buffered_events: int = Field(default=10_000, ge=1)
+    body_timeout_s: float = Field(default=15, gt=0)
+    gateway_pool_size: int = Field(default=4, ge=3)
+
+    concurrency: int = Field(default=100, ge=1, le=10_000)
+    processes: int = Field(default=1, ge=1, le=256)
+    lease_timeout_s: float = Field(default=10, ge=1)
+    poll_interval_s: float = Field(default=2, gt=0)
+    drain_grace_s: float = Field(default=30, ge=0)
+    max_depth: int = Field(default=16, ge=1, le=1000)
+    max_output_bytes: int = Field(default=256 * 1024, ge=1024)
+    max_published: int = Field(default=1000, ge=1)
+
+    log_format: Literal["auto", "json", "pretty"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def require_database_url(self) -> str:
+        """Raises ConfigurationError if there is none."""
+        if not self.database_url:
+            raise ConfigurationError(
+                "DATABASE_URL is not set. It names the PostgreSQL to use, as in "
+                "postgresql://user:password@host:5432/name; `reflex dev` brings its own."
+            )
+        return self.database_url
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment and `.env`; `overrides` that are not None win, as options of the command line do.
+
+    Raises:
+        ConfigurationError: A variable has a value that makes no sense; the sentence names it.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    for field, alias in (("database_url", "DATABASE_URL"), ("default_model", "DEFAULT_MODEL")):
+        if field in given:
+            given[alias] = given.pop(field)
+    try:
+        return Settings(**given)  # pyright: ignore[reportArgumentType]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        variable = name if name.isupper() else f"REFLEX_{name.upper()}"
+        raise ConfigurationError(f"{variable} is {first['input']!r}: {first['msg']}") from None

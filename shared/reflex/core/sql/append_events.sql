@@ -1,0 +1,62 @@
+-- Append events to the log and make a delivery for every trigger whose route matches, in one statement.
+-- Arrays run in parallel, one element an event; a shorter array counts as NULLs.
+-- route_type/route_pattern list, for each distinct type of the batch, the patterns that could match it, so that
+-- the cost of routing grows with matches and not with the number of triggers.
+-- Idempotency keys are inserted in key order: two gateways with the same keys wait instead of deadlocking.
+-- Returns the ids that were stored; an id that is missing lost to an earlier event with its idempotency key.
+WITH input AS (
+    SELECT *
+    FROM unnest(
+        %(event_id)s::uuid[], %(type)s::text[], %(source)s::text[], %(key)s::text[], %(time)s::timestamptz[],
+        %(payload)s::text[], %(idempotency_key)s::text[], %(correlation_id)s::text[], %(causation_id)s::uuid[],
+        %(depth)s::smallint[], %(trace_context)s::text[], %(available_at)s::timestamptz[], %(delay)s::interval[]
+    ) AS t (event_id, type, source, key, time, payload, idempotency_key, correlation_id, causation_id,
+            depth, trace_context, available_at, delay)
+),
+first_use AS (
+    INSERT INTO reflex.idempotency (source, key, event_id)
+    SELECT source, idempotency_key, event_id
+    FROM input
+    WHERE idempotency_key IS NOT NULL
+    ORDER BY source, idempotency_key
+    ON CONFLICT (source, key) DO NOTHING
+    RETURNING event_id
+),
+stored AS (
+    INSERT INTO reflex.event (event_id, type, source, key, time, payload, correlation_id, causation_id, depth,
+                              trace_context, available_at)
+    SELECT event_id, type, source, key, coalesce(time, now()), payload::jsonb, correlation_id, causation_id,
+           coalesce(depth, 0), trace_context, coalesce(available_at, now() + delay)
+    FROM input
+    WHERE idempotency_key IS NULL OR event_id IN (SELECT event_id FROM first_use)
+    RETURNING event_id, type, available_at
+),
+matched AS (
+    SELECT DISTINCT candidate.type, route.trigger_id
+    FROM unnest(%(route_type)s::text[], %(route_pattern)s::text[]) AS candidate (type, pattern)
+    JOIN reflex.route ON route.pattern = candidate.pattern
+),
+ready AS (
+    INSERT INTO reflex.delivery (trigger_id, event_id)
+    SELECT matched.trigger_id, stored.event_id
+    FROM stored
+    JOIN matched USING (type)
+    WHERE stored.available_at IS NULL OR stored.available_at <= now()
+    RETURNING trigger_id
+),
+later AS (
+    INSERT INTO reflex.scheduled (trigger_id, event_id, available_at)
+    SELECT matched.trigger_id, stored.event_id, stored.available_at
+    FROM stored
+    JOIN matched USING (type)
+    WHERE stored.available_at > now()
+),
+nobody AS (
+    INSERT INTO reflex.unrouted (type, event_id)
+    SELECT type, event_id
+    FROM stored
+    WHERE type NOT IN (SELECT type FROM matched)
+)
+SELECT stored.event_id,
+       (SELECT pg_notify('reflex', '') FROM (SELECT 1 FROM ready LIMIT 1) AS any_ready)::text AS notified
+FROM stored
