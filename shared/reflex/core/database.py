@@ -33,12 +33,13 @@ LIMITS: Final[dict[str, int]] = {
 }
 
 
-def conninfo(url: str, *, name: str | None = None) -> str:
+def conninfo(url: str, *, name: str | None = None, **limits: int) -> str:
     """The libpq form of a database address, with our limits where it sets none.
 
     Args:
         url: `postgresql://…`, `postgres://…`, SQLAlchemy's `postgresql+psycopg://…`, or `key=value` pairs.
         name: What pg_stat_activity shows as application_name.
+        limits: Tighter ones than ours, as libpq names them.
 
     Raises:
         ConfigurationError: It cannot be parsed. The sentence does not repeat it: it may hold a password.
@@ -54,7 +55,7 @@ def conninfo(url: str, *, name: str | None = None) -> str:
             "(characters such as '@' or '/' in a password are written %40 and %2F)"
         ) from None
     named = {"application_name": name} if name else {}
-    return make_conninfo("", **{**LIMITS, **named, **given})
+    return make_conninfo("", **{**LIMITS, **limits, **named, **given})
 
 
 def describe(url: str) -> str:

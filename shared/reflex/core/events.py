@@ -2,9 +2,11 @@
 
 import re
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar, cast, get_args
 from uuid import UUID
 
+import orjson
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 __all__ = [
@@ -101,8 +103,6 @@ class UntypedEvent(BaseEvent):
     payload: dict[str, Any] = {}
 
     def payload_json(self) -> str:
-        import orjson
-
         return orjson.dumps(self.payload).decode()
 
     @classmethod
@@ -189,6 +189,7 @@ def candidate_patterns(type: str) -> list[str]:
     return patterns if type.startswith(SYSTEM_PREFIX) else [*patterns, "*"]
 
 
+@lru_cache(4096)
 def pattern_matches(pattern: str, type: str) -> bool:
     """Whether an event of the type is one that the pattern means."""
     return pattern in candidate_patterns(type)

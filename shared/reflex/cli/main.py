@@ -1,0 +1,161 @@
+"""The command `reflex`. Each command imports what it needs when it runs: `--help` must not wait for a model library."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reflex.cli import dead_letters
+from reflex.core.errors import ConfigurationError, ReflexError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="reflex",
+    help="Event-driven AI agents on PostgreSQL. Every command reads DATABASE_URL, and `.env` in the working folder.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(dead_letters.app, name="dead-letters")
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
+AppPath = Annotated[str | None, typer.Option("--app", help="The app's module, as REFLEX_APP.", metavar="MODULE")]
+
+
+@app.command()
+def dev() -> None:
+    """Everything on this machine: PostgreSQL, a gateway, two workers and the app of REFLEX_APP. Ctrl-C stops all."""
+    from reflex.cli.dev import dev as run
+
+    from reflex.core.settings import load_settings
+
+    run(load_settings())
+
+
+@app.command()
+def gateway(
+    host: Annotated[str | None, typer.Option(help="Address to listen on, as REFLEX_HOST (127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, as REFLEX_PORT (8000).")] = None,
+) -> None:
+    """Take events in over HTTP."""
+    from reflex.core.logs import configure_logs
+    from reflex.core.settings import load_settings
+    from reflex.core.telemetry import configure_traces
+
+    settings = load_settings(host=host, port=port)
+    settings.require_database_url()
+    configure_logs(service="gateway", format=settings.log_format, level=settings.log_level)
+    finish = configure_traces("reflex-gateway")
+    from reflex.gateway.server import serve
+
+    try:
+        serve(settings)
+    finally:
+        finish()
+
+
+@app.command()
+def worker(
+    app: AppPath = None,
+    concurrency: Annotated[int | None, typer.Option(help="Slots: runs at one time in a process (100).")] = None,
+    processes: Annotated[int | None, typer.Option(help="Processes (1).")] = None,
+) -> None:
+    """Claim deliveries and run the app's agents."""
+    import asyncio
+
+    from reflex.core.logs import configure_logs
+    from reflex.core.settings import load_settings
+    from reflex.core.telemetry import configure_traces
+
+    settings = load_settings(app=app, concurrency=concurrency, processes=processes)
+    settings.require_database_url()
+    configure_logs(service="worker", format=settings.log_format, level=settings.log_level)
+    if settings.processes > 1:
+        from reflex.worker.supervisor import supervise
+
+        options = [*(["--app", settings.app] if settings.app else []), "--concurrency", str(settings.concurrency)]
+        raise typer.Exit(supervise([*options, "--processes", "1"], settings.processes))
+    finish = configure_traces("reflex-worker")
+    make_importable(Path.cwd())
+    from reflex.worker.process import work
+
+    try:
+        asyncio.run(work(settings))
+    finally:
+        finish()
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema up to date. Several at once take turns."""
+    from reflex.core.database import describe
+    from reflex.core.migrate import HEAD, upgrade
+    from reflex.core.settings import load_settings
+
+    url = load_settings().require_database_url()
+    upgrade(url)
+    typer.echo(f"{describe(url)} is at revision {HEAD}")
+
+
+@app.command()
+def register(app: AppPath = None) -> None:
+    """Load an app and put its event types and triggers into the database, as a starting worker does."""
+    import asyncio
+
+    from reflex.cli import registering
+    from reflex.core.settings import load_settings
+
+    make_importable(Path.cwd())
+    typer.echo(asyncio.run(registering.register_app(load_settings(app=app))))
+
+
+@app.command()
+def send(
+    type: Annotated[str, typer.Argument(help="The event's type, as in order.created.")],
+    payload: Annotated[str, typer.Argument(help="A JSON object, @file, or - for standard input.")] = "{}",
+    source: Annotated[str, typer.Option(help="Where it comes from.")] = "cli",
+    key: Annotated[str | None, typer.Option(help="What it is about: an order, a user.")] = None,
+    id: Annotated[str | None, typer.Option(help="Idempotency key: sent again, nothing is stored twice.")] = None,
+    delay: Annotated[float | None, typer.Option(help="Seconds until it is delivered.")] = None,
+    url: Annotated[str | None, typer.Option(help="The gateway (http://127.0.0.1:REFLEX_PORT).")] = None,
+    json: Json = False,
+) -> None:
+    """Send one event to a gateway."""
+    from reflex.cli.sending import send_event
+    from reflex.core.settings import load_settings
+
+    fields = {"type": type, "source": source, "key": key, "id": id, "delay": delay}
+    send_event(url or f"http://127.0.0.1:{load_settings().port}", fields, payload, as_json=json)
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """The queue, the workers and the dead letters, as the database has them now."""
+    import asyncio
+
+    from reflex.cli.status import show_status
+    from reflex.core.settings import load_settings
+
+    asyncio.run(show_status(load_settings(), as_json=json))
+
+
+def make_importable(folder: Path) -> None:
+    """An app's module is looked for in the working folder; the `reflex` script, unlike `python -m`, would not."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def main() -> None:
+    """Errors raised on purpose are one sentence and an exit code: 2 for the configuration, 1 for the rest."""
+    try:
+        app()
+    except ReflexError as error:
+        typer.echo(f"reflex: {error}", err=True)
+        sys.exit(2 if isinstance(error, ConfigurationError) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""`reflex send`: one event over HTTP, the way any client would."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import typer
+
+from reflex.core.errors import EventRejected, ReflexError
+
+__all__ = ["send_event"]
+
+
+def send_event(gateway: str, fields: dict[str, Any], payload: str, *, as_json: bool) -> None:
+    """Send, and print the id or what was wrong.
+
+    Raises:
+        ReflexError: The gateway is not there, or refuses the event.
+    """
+    import httpx2
+
+    if payload == "-":
+        payload = sys.stdin.read()
+    elif payload.startswith("@"):
+        try:
+            payload = Path(payload[1:]).read_text("utf-8")
+        except OSError as error:
+            raise EventRejected(f"cannot read {payload[1:]!r}: {error.strerror}", field="payload") from None
+    try:
+        decoded: object = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise EventRejected(f"not JSON: {error}", field="payload") from None
+    body = {name: value for name, value in fields.items() if value is not None} | {"payload": decoded}
+    try:
+        answer = httpx2.post(f"{gateway.rstrip('/')}/events", json=body, timeout=30)
+    except httpx2.HTTPError as error:
+        raise ReflexError(f"no gateway answers at {gateway}: {error or type(error).__name__}") from None
+    if answer.status_code != 202:
+        raise ReflexError(f"the gateway refuses the event ({answer.status_code}): {explain(answer.content)}")
+    accepted = answer.json()
+    if as_json:
+        typer.echo(answer.text)
+    elif accepted.get("duplicate"):
+        typer.echo(f"{accepted['id']} (was there already)")
+    else:
+        typer.echo(accepted["id"])
+
+
+def explain(content: bytes) -> str:
+    """The detail of a problem document, with the fields it names."""
+    try:
+        problem = orjson.loads(content)
+        fields = [f"{error['field']}: {error['reason']}" for error in problem.get("errors", [])]
+        return "; ".join([problem.get("detail") or problem["title"], *fields])
+    except (orjson.JSONDecodeError, KeyError, AttributeError, TypeError):
+        return content[:200].decode("utf-8", "replace")

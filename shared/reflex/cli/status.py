@@ -1,0 +1,52 @@
+"""`reflex status`: what a tired person wants to know first. Reads the database, so it works with every gateway down."""
+
+from datetime import timedelta
+
+import psycopg
+import typer
+
+from reflex.cli.tables import ago, print_json, print_table
+from reflex.core.database import connect, describe
+from reflex.core.errors import DatabaseUnavailable
+from reflex.core.overview import describe_problems, read_overview
+from reflex.core.settings import Settings
+
+__all__ = ["show_status"]
+
+
+async def show_status(settings: Settings, *, as_json: bool) -> None:
+    """Print the queue, the workers and what is wrong.
+
+    Raises:
+        DatabaseUnavailable: It cannot be reached.
+    """
+    url = settings.require_database_url()
+    try:
+        async with await connect(url, name="reflex status") as conn:
+            overview = await read_overview(conn, lease_timeout=timedelta(seconds=settings.lease_timeout_s))
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(f"cannot reach PostgreSQL at {describe(url)}: {error}") from error
+    problems = describe_problems(overview)
+    if as_json:
+        print_json({"queue": overview.queue, "workers": overview.workers, "problems": problems})
+        return
+    queue = overview.queue
+    about = {name: "about " for name in queue.estimated}
+    waited = "" if queue.oldest_pending_s is None else f", the oldest for {queue.oldest_pending_s:.1f} s"
+    typer.echo(f"pending    {about.get('pending', '')}{queue.pending}{waited}")
+    typer.echo(f"scheduled  {about.get('scheduled', '')}{queue.scheduled}")
+    typer.echo(f"running    {about.get('running', '')}{queue.running}")
+    hint = "  (reflex dead-letters list)" if queue.dead else ""
+    typer.echo(f"dead       {about.get('dead', '')}{queue.dead}{hint}")
+    typer.echo(f"unrouted   {about.get('unrouted', '')}{queue.unrouted}")
+    typer.echo()
+    print_table(
+        ["worker", "app", "host", "pid", "slots", "running", "heartbeat"],
+        [
+            (w.id, w.app, w.host, w.pid, w.slots, w.running, ago(w.heartbeat_at) + ("" if w.live else "!"))
+            for w in overview.workers
+        ],
+        nothing="no worker is running: start one with `reflex worker --app MODULE`",
+    )
+    for problem in problems:
+        typer.echo(f"\n! {problem}")

@@ -1,0 +1,41 @@
+-- Every trace of an event's deliveries: the row that says where each one is now, and its latest runs.
+-- One statement, so one snapshot: a delivery that moves meanwhile is seen once, in one place.
+-- All these tables are keyed by trigger first; the lateral joins look each trigger up instead of scanning.
+SELECT trigger.trigger_id, trigger.name AS trigger, app.name AS app, trace.*
+FROM reflex.trigger
+JOIN reflex.app USING (app_id)
+CROSS JOIN LATERAL (
+    SELECT 'pending' AS place, attempt, lease_epoch, NULL::uuid AS worker_id, NULL::text AS host, NULL::int AS pid,
+           NULL::timestamptz AS available_at, NULL::timestamptz AS started_at, NULL::timestamptz AS finished_at,
+           NULL::text AS outcome, NULL::text AS reason, NULL::text AS error, NULL::text AS output,
+           NULL::text AS usage, NULL::text AS trace_id
+    FROM reflex.delivery
+    WHERE delivery.trigger_id = trigger.trigger_id AND delivery.event_id = %(event_id)s
+    UNION ALL
+    SELECT 'pending', attempt, lease_epoch, NULL, NULL, NULL, available_at, NULL, NULL, NULL, NULL, NULL, NULL,
+           NULL, NULL
+    FROM reflex.scheduled
+    WHERE scheduled.trigger_id = trigger.trigger_id AND scheduled.event_id = %(event_id)s
+    UNION ALL
+    SELECT 'running', lease.attempt, lease.lease_epoch, lease.worker_id, worker.host, worker.pid, NULL,
+           lease.started_at, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM reflex.lease
+    LEFT JOIN reflex.worker USING (worker_id)
+    WHERE lease.trigger_id = trigger.trigger_id AND lease.event_id = %(event_id)s
+    UNION ALL
+    SELECT 'dead', attempt, lease_epoch, NULL, NULL, NULL, NULL, NULL, died_at, NULL, reason, error, NULL, NULL,
+           NULL
+    FROM reflex.dead_letter
+    WHERE dead_letter.trigger_id = trigger.trigger_id AND dead_letter.event_id = %(event_id)s
+    UNION ALL
+    (
+        SELECT 'run', attempt, lease_epoch, worker_id, NULL, NULL, NULL, started_at, finished_at, outcome, NULL,
+               error, output::text, usage::text, trace_id
+        FROM reflex.run
+        WHERE run.trigger_id = trigger.trigger_id AND run.event_id = %(event_id)s
+        ORDER BY lease_epoch DESC
+        LIMIT %(run_limit)s
+    )
+) AS trace
+WHERE %(trigger_id)s::int IS NULL OR trigger.trigger_id = %(trigger_id)s
+ORDER BY trigger.trigger_id, trace.lease_epoch

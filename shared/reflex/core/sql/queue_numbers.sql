@@ -1,0 +1,78 @@
+-- How much is where. Each table is counted up to a limit; beyond it the answer is the planner's estimate, the density
+-- of rows at the last vacuum times the size of the table now. Counting a million rows takes longer than a look should.
+-- Waiting counts from when a delivery could first run: accepted, due, or its last run's end. A delivery does not
+-- carry that moment, so the oldest few of each trigger are looked up in the log.
+WITH tables AS (
+    SELECT relname AS name,
+           CASE
+               WHEN reltuples > 0 AND relpages > 0
+               THEN (reltuples / relpages * (pg_relation_size(oid) / current_setting('block_size')::int))::bigint
+               ELSE 0
+           END AS estimate
+    FROM pg_class
+    WHERE relnamespace = 'reflex'::regnamespace
+      AND relname IN ('delivery', 'scheduled', 'lease', 'dead_letter', 'unrouted')
+),
+counted AS (
+    SELECT 'delivery' AS name, count(*) FROM (SELECT FROM reflex.delivery LIMIT %(count_limit)s) AS few
+    UNION ALL
+    SELECT 'scheduled', count(*) FROM (SELECT FROM reflex.scheduled LIMIT %(count_limit)s) AS few
+    UNION ALL
+    SELECT 'lease', count(*) FROM (SELECT FROM reflex.lease LIMIT %(count_limit)s) AS few
+    UNION ALL
+    SELECT 'dead_letter', count(*) FROM (SELECT FROM reflex.dead_letter LIMIT %(count_limit)s) AS few
+    UNION ALL
+    SELECT 'unrouted', count(*) FROM (SELECT FROM reflex.unrouted LIMIT %(count_limit)s) AS few
+),
+number AS (
+    SELECT name, CASE WHEN count < %(count_limit)s THEN count ELSE greatest(count, estimate) END AS number,
+           count >= %(count_limit)s AS estimated
+    FROM counted
+    JOIN tables USING (name)
+),
+waiting_since AS (
+    SELECT greatest(event.created_at, event.available_at, run.finished_at) AS moment
+    FROM reflex.trigger
+    CROSS JOIN LATERAL (
+        SELECT trigger_id, event_id, lease_epoch
+        FROM reflex.delivery
+        WHERE delivery.trigger_id = trigger.trigger_id
+        ORDER BY delivery.event_id
+        LIMIT 10
+    ) AS oldest
+    JOIN reflex.event USING (event_id)
+    LEFT JOIN reflex.run
+      ON run.trigger_id = oldest.trigger_id
+     AND run.event_id = oldest.event_id
+     AND run.lease_epoch = oldest.lease_epoch
+    UNION ALL
+    (SELECT available_at FROM reflex.scheduled ORDER BY available_at LIMIT 1)
+)
+SELECT sum(number) FILTER (WHERE name = 'delivery')::bigint AS pending,
+       sum(number) FILTER (WHERE name = 'scheduled')::bigint AS scheduled,
+       sum(number) FILTER (WHERE name = 'lease')::bigint AS running,
+       sum(number) FILTER (WHERE name = 'dead_letter')::bigint AS dead,
+       sum(number) FILTER (WHERE name = 'unrouted')::bigint AS unrouted,
+       array_remove(array_agg(
+           CASE
+               WHEN NOT estimated THEN NULL
+               WHEN name = 'delivery' THEN 'pending'
+               WHEN name = 'lease' THEN 'running'
+               WHEN name = 'dead_letter' THEN 'dead'
+               ELSE name
+           END ORDER BY name
+       ), NULL) AS estimated,
+       (
+           SELECT extract(epoch FROM coalesce(%(now)s::timestamptz, now()) - min(moment))::float8
+           FROM waiting_since
+           WHERE moment <= coalesce(%(now)s::timestamptz, now())
+       ) AS oldest_pending_s,
+       (
+           SELECT count(*)
+           FROM (
+               SELECT FROM reflex.lease
+               WHERE NOT EXISTS (SELECT FROM reflex.worker WHERE worker.worker_id = lease.worker_id)
+               LIMIT %(count_limit)s
+           ) AS few
+       ) AS orphaned
+FROM number

@@ -1,0 +1,63 @@
+"""What the tests of the queue put into a database: an app with triggers, events, a worker."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from reflex.core.events import NewEvent
+from reflex.core.ids import new_id
+from reflex.core.log import append
+from reflex.core.queue import exchange
+from reflex.core.registration import EventType, Manifest, Registered, TriggerDefinition, register
+from reflex.core.settlement import Claimed, Outcome, Settlement
+from reflex.core.workers import Incarnation, enlist
+
+__all__ = ["claim", "count", "enlisted", "new_event", "publish", "settled", "shop"]
+
+
+async def shop(
+    conn: AsyncConnection[Any], triggers: dict[str, str] | None = None, *, max_attempts: int = 3, app: str = "shop"
+) -> Registered:
+    """Register an app: trigger name -> the pattern of its events."""
+    triggers = triggers or {"pack": "order.created"}
+    types = tuple(EventType(pattern, {}) for pattern in set(triggers.values()) if "*" not in pattern)
+    definitions = tuple(TriggerDefinition(name, (pattern,), max_attempts, {}) for name, pattern in triggers.items())
+    return await register(conn, Manifest(app, types, definitions))
+
+
+def new_event(type: str = "order.created", payload: str = "{}", **fields: Any) -> NewEvent:
+    return NewEvent(new_id(), type, fields.pop("source", "test"), fields.pop("key", None), None, payload, **fields)
+
+
+async def publish(conn: AsyncConnection[Any], count: int = 1, type: str = "order.created") -> list[UUID]:
+    events = [new_event(type) for _ in range(count)]
+    await append(conn, events)
+    return [event.event_id for event in events]
+
+
+async def enlisted(conn: AsyncConnection[Any], registered: Registered) -> UUID:
+    """A worker that knows all triggers of the app; its id."""
+    worker_id = new_id()
+    ids = list(registered.trigger_ids.values())
+    await enlist(conn, Incarnation(worker_id, registered.app_id, ids, "host", 1, 10))
+    return worker_id
+
+
+async def claim(
+    conn: AsyncConnection[Any], worker_id: UUID, trigger_ids: Sequence[int], limit: int = 10
+) -> list[Claimed]:
+    done = await exchange(conn, worker_id=worker_id, settlements=[], trigger_ids=trigger_ids, limit=limit)
+    return done.claimed
+
+
+def settled(lease: Claimed, outcome: Outcome = Outcome.SUCCEEDED, **rest: Any) -> Settlement:
+    return Settlement(lease.trigger_id, lease.event_id, lease.lease_epoch, outcome, **rest)
+
+
+async def count(conn: AsyncConnection[Any], table: str) -> int:
+    cursor = await conn.execute(f"SELECT count(*) AS n FROM reflex.{table}")  # pyright: ignore[reportArgumentType]
+    row = await cursor.fetchone()
+    assert row is not None
+    return row["n"] if isinstance(row, dict) else row[0]

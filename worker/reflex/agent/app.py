@@ -1,0 +1,198 @@
+"""The app: the triggers and event types of an author's module, and what is told about it to the database."""
+
+import importlib
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from reflex.agent.failures import is_own, own_lines, without_secrets
+from reflex.agent.models import OFFLINE, model_problem
+from reflex.agent.triggers import Trigger, constructed
+from reflex.core.errors import AppError
+from reflex.core.events import EventRegistry
+from reflex.core.registration import EventType, Manifest, TriggerDefinition
+
+__all__ = ["App", "load_app"]
+
+MODULE_PATH: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+MAX_MESSAGE_LENGTH: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A module's triggers, in the order in which it made them. The name is the module's path."""
+
+    name: str
+    triggers: tuple[Trigger, ...]
+
+    def manifest(self) -> Manifest:
+        """What gateways need to know: they validate and route by it, and never import the app."""
+        return Manifest(
+            app=self.name,
+            event_types=tuple(
+                EventType(type, EventRegistry.payload_schema(type)) for type in sorted(EventRegistry.classes)
+            ),
+            triggers=tuple(
+                TriggerDefinition(trigger.name, trigger.patterns, trigger.retry.max_attempts, trigger.definition())
+                for trigger in self.triggers
+            ),
+        )
+
+
+def load_app(path: str, *, default_model: str | None = None) -> App:
+    """Import a module and collect its triggers, those of the modules that it imports included.
+
+    Args:
+        path: As in an import statement: `shop.app`. The working folder is searched first.
+        default_model: DEFAULT_MODEL. With `offline`, agents may name models whose keys are not set.
+
+    Raises:
+        AppError: It cannot be imported, or defines no trigger; one sentence that says where.
+    """
+    check_path(path)
+    if (folder := os.getcwd()) not in sys.path and "" not in sys.path:
+        sys.path.insert(0, folder)
+    before = len(constructed)
+    try:
+        module = imported(path, offline=default_model == OFFLINE)
+    except BaseException:
+        del constructed[before:]
+        raise
+    triggers = tuple(found(module, before))
+    if not triggers:
+        raise AppError(f"{path} defines no trigger; construct one, as in Trigger(name=…, filter=…, agent=…)")
+    check_names(path, triggers)
+    return App(path, triggers)
+
+
+def check_path(path: str) -> None:
+    if MODULE_PATH.fullmatch(path):
+        return
+    hint = "write it as in an import statement, such as shop.app"
+    if path.endswith(".py") and not Path(path).is_absolute():
+        hint = f"write {'.'.join(Path(path).with_suffix('').parts)}"
+    elif ":" in path and MODULE_PATH.fullmatch(path.partition(":")[0]):
+        hint = f"write {path.partition(':')[0]}; its triggers are found by themselves"
+    raise AppError(f"{path!r} is not the path of a module: {hint} (REFLEX_APP, --app)")
+
+
+def imported(path: str, *, offline: bool) -> ModuleType:
+    try:
+        if not offline or "pydantic_ai.agent" not in sys.modules:
+            known = set(sys.modules)
+            before = len(constructed)
+            try:
+                return importlib.import_module(path)
+            except Exception:
+                if not offline or "pydantic_ai.agent" not in sys.modules:
+                    raise
+                # Most likely an agent whose model has no key. Asking for pydantic-ai beforehand would cost an app
+                # without it two seconds, so the import is tried again from the start instead.
+                del constructed[before:]
+                forget(sys.modules.keys() - known, path)
+        with deferred_model_checks():
+            return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
+            raise AppError(
+                f"there is no module {path!r} (REFLEX_APP, --app): no {error.name!r} in {os.getcwd()} "
+                "or among the installed packages"
+            ) from None
+        raise AppError(import_problem(path, error)) from error
+    except Exception as error:
+        raise AppError(import_problem(path, error)) from error
+    except SystemExit as error:
+        raise AppError(f"{path} calls sys.exit({error.code!r}) while it is imported{place(error)}") from error
+
+
+@contextmanager
+def deferred_model_checks() -> Generator[None]:
+    """Agents made inside keep the name of their model, instead of making the model, which asks for its key.
+
+    This is the default of pydantic-ai's own `defer_model_check`; an agent that sets it gets what it says.
+    """
+    from pydantic_ai import Agent
+
+    defaults: dict[str, Any] = Agent.__init__.__kwdefaults__ or {}
+    given = defaults["defer_model_check"]
+    defaults["defer_model_check"] = True
+    try:
+        yield
+    finally:
+        defaults["defer_model_check"] = given
+
+
+def forget(modules: set[str], path: str) -> None:
+    """Unload what the app's package had imported of itself, so that its triggers are made again."""
+    top = path.partition(".")[0]
+    for name in modules:
+        if name == top or name.startswith(f"{top}."):
+            del sys.modules[name]
+
+
+def found(module: ModuleType, before: int) -> Iterator[Trigger]:
+    """The triggers made while the module was imported, and those of modules that had been imported earlier: the app
+    itself, or what it refers to."""
+    reached = modules_behind(module)
+    for at, trigger in enumerate(constructed):
+        # A module that was imported anew has left its old triggers behind.
+        alive = trigger.module in sys.modules and vars(sys.modules[trigger.module]) is trigger.namespace
+        if alive and (at >= before or trigger.module in reached):
+            yield trigger
+
+
+def modules_behind(module: ModuleType) -> set[str]:
+    """The author's modules that this one refers to, by name or through a class, function or trigger, and so on."""
+    reached = {module.__name__}
+    waiting = [module]
+    while waiting:
+        for value in list(vars(waiting.pop()).values()):
+            if isinstance(value, ModuleType):
+                name = value.__name__
+            elif isinstance(value, Trigger):
+                name = value.module
+            elif inspect.isclass(value) or inspect.isfunction(value):
+                name = value.__module__
+            else:
+                continue
+            other = sys.modules.get(name)
+            if name not in reached and other is not None and is_own(getattr(other, "__file__", None) or "<namespace>"):
+                reached.add(name)
+                waiting.append(other)
+    return reached
+
+
+def check_names(path: str, triggers: tuple[Trigger, ...]) -> None:
+    first: dict[str, Trigger] = {}
+    for trigger in triggers:
+        other = first.setdefault(trigger.name, trigger)
+        if other is not trigger:
+            raise AppError(
+                f"{path} has two triggers named {trigger.name!r}, at {other.where} and {trigger.where}; rename one"
+            )
+
+
+def import_problem(path: str, error: Exception) -> str:
+    """Why the module cannot be imported: what, and at which line of whose file."""
+    if isinstance(error, SyntaxError):
+        return f"{path} cannot be imported: {error.msg} ({error.filename}:{error.lineno})"
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        # pydantic-ai makes a model when an agent names one; what it was asked for is only there.
+        if frame.f_code.co_name == "infer_model" and frame.f_globals.get("__name__") == "pydantic_ai.models":
+            model = frame.f_locals.get("model")
+            return f"{path}{place(error)}: {model_problem(error, model if isinstance(model, str) else None)}"
+    message = without_secrets(" ".join(str(error).split()))[:MAX_MESSAGE_LENGTH]
+    return f"{path} cannot be imported: {type(error).__name__}: {message}{place(error)}"
+
+
+def place(error: BaseException) -> str:
+    lines = own_lines(error)
+    return f" ({lines[-1].partition(' in ')[0]})" if lines else ""

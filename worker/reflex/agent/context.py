@@ -1,0 +1,164 @@
+"""What an agent knows of its run, and what it may do: publish events, run a pydantic-ai agent, write to the log."""
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from uuid import UUID
+
+import structlog
+from pydantic import ValidationError
+
+from reflex.agent.publishing import PublishError, RunLimits, caused_event
+from reflex.core.errors import EventRejected
+from reflex.core.events import BaseEvent, Event, EventRegistry, NewEvent
+from reflex.core.ids import DeliveryId
+
+if TYPE_CHECKING:
+    from pydantic_ai.agent import AbstractAgent
+    from pydantic_ai.run import AgentRunResult
+
+    from reflex.agent.models import Models
+
+__all__ = ["AgentContext", "read_event"]
+
+OutputT = TypeVar("OutputT")
+NO_LIMITS_GIVEN: Final = RunLimits()
+
+
+class AgentContext:
+    """One run: the argument of an agent function, and the `deps` of a pydantic-ai agent (`RunContext[AgentContext]`).
+
+    Attributes:
+        event: The event, as its registered class or as an `UntypedEvent`; `event.meta` is the record in the log.
+        key: What the event is about; events that this run publishes inherit it.
+        attempt: 1 for the first.
+        delivery_id: Stays the same in all attempts: `str(ctx.delivery_id)` is an idempotency key for other systems.
+        trigger: The trigger's name.
+        deps: What the trigger was given as `deps`.
+        log: A structlog logger that already knows trigger, delivery and attempt.
+        deadline: When the run is stopped, by this machine's clock. None if it is not.
+        published: The events published so far. They are stored with the run's success, or not at all.
+    """
+
+    def __init__(
+        self,
+        event: BaseEvent,
+        *,
+        trigger: str,
+        delivery_id: DeliveryId,
+        attempt: int = 1,
+        deps: Any = None,
+        limits: RunLimits = NO_LIMITS_GIVEN,
+        trace_context: str | None = None,
+        log: Any = None,
+    ) -> None:
+        if event.meta is None:
+            raise ValueError(f"{event!r} has no record in the log; read one with read_event()")
+        self.event = event
+        self.trigger = trigger
+        self.delivery_id = delivery_id
+        self.attempt = attempt
+        self.deps = deps
+        self.limits = limits
+        self.deadline: datetime | None = None
+        self.published: list[NewEvent] = []
+        self.trace_context = trace_context
+        self.models: Models | None = None
+        # One entry for each call of a pydantic-ai agent, those that failed too: what was paid for is recorded.
+        self.usages: list[Any] = []
+        self.finished = False
+        self._record: Event = event.meta
+        self._log = log
+
+    @property
+    def key(self) -> str | None:
+        return self._record.key
+
+    @property
+    def log(self) -> Any:
+        if self._log is None:
+            self._log = structlog.get_logger("reflex.agent")
+            self._log = self._log.bind(
+                trigger=self.trigger, delivery_id=str(self.delivery_id), attempt=self.attempt, type=self.event.type
+            )
+        return self._log
+
+    @overload
+    async def publish(
+        self,
+        event: BaseEvent,
+        /,
+        *,
+        key: str | None = ...,
+        source: str | None = ...,
+        delay: timedelta | float | None = ...,
+    ) -> UUID: ...
+    @overload
+    async def publish(
+        self, type: str, payload: dict[str, Any] | None = ..., /, *, key: str | None = ..., source: str | None = ...,
+        delay: timedelta | float | None = ...,
+    ) -> UUID: ...  # fmt: skip
+    async def publish(
+        self,
+        event: BaseEvent | str,
+        payload: dict[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        source: str | None = None,
+        delay: timedelta | float | None = None,
+    ) -> UUID:
+        """Publish an event, as an object or as a type and a payload. It is stored when the run succeeds.
+
+        Args:
+            key: This event's key by default.
+            source: `agent:<trigger>` by default.
+            delay: How long to put its deliveries off, as a `timedelta` or in seconds.
+
+        Returns:
+            Its id.
+
+        Raises:
+            PublishError: The gateway would not take it, there are too many of them, or the chain of events that
+                cause one another is too long. The delivery is dead, unless the agent catches it.
+        """
+        if self.finished:
+            raise PublishError(f"trigger {self.trigger!r} published an event after its run had ended: await all work")
+        if len(self.published) >= self.limits.max_published:
+            raise PublishError(
+                f"trigger {self.trigger!r} published {self.limits.max_published} events in one run, which is the limit "
+                "(REFLEX_MAX_PUBLISHED)"
+            )
+        new = caused_event(
+            event, payload, cause=self._record, trigger=self.trigger, key=self.key if key is None else key,
+            source=source, delay=delay, trace_context=self.trace_context, limits=self.limits,
+        )  # fmt: skip
+        self.published.append(new)
+        return new.event_id
+
+    async def run_agent(
+        self, agent: "AbstractAgent[Any, OutputT]", prompt: str | None = None, **options: Any
+    ) -> "AgentRunResult[OutputT]":
+        """Run a pydantic-ai agent inside this run: it gets this context as `deps` and, if it names no model, the
+        default one; its usage is recorded with the run.
+
+        Args:
+            prompt: By default the event's type and payload as JSON.
+            options: Those of `Agent.run`.
+        """
+        from reflex.agent.execution import run_model_agent
+
+        return await run_model_agent(agent, self, prompt, **options)
+
+
+def read_event(record: Event) -> BaseEvent:
+    """The record as its registered class, or as an `UntypedEvent`.
+
+    Raises:
+        EventRejected: The class refuses the payload. The delivery is dead: the event will not change.
+    """
+    try:
+        return EventRegistry.read(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        reason = f"{error.title} refuses the event: {first['msg']}{more}"
+        raise EventRejected(reason, field="".join(f"/{part}" for part in ("payload", *first["loc"]))) from error

@@ -1,0 +1,194 @@
+"""Running an agent: the prompt, the model, the time limit, and the output as JSON."""
+
+import asyncio
+import inspect
+import re
+from collections.abc import Awaitable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+import orjson
+from pydantic_core import to_json
+
+from reflex.agent.context import AgentContext
+from reflex.agent.failures import Failure, classify
+from reflex.agent.models import Models
+from reflex.agent.triggers import Trigger, is_model_agent
+from reflex.core.errors import ReflexError
+from reflex.core.events import BaseEvent
+
+if TYPE_CHECKING:
+    from pydantic_ai import RunContext
+    from pydantic_ai.agent import AbstractAgent
+    from pydantic_ai.run import AgentRunResult
+    from pydantic_ai.settings import ModelSettings
+
+__all__ = [
+    "AgentExited",
+    "Execution",
+    "Failure",
+    "OutputError",
+    "RunTimeout",
+    "classify",
+    "run_agent",
+    "run_model_agent",
+    "usage_of",
+]
+
+OutputT = TypeVar("OutputT")
+ESCAPED_NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+COUNTED: Final = ("requests", "tool_calls", "input_tokens", "output_tokens")
+COUNTED_IF_ANY: Final = ("cache_read_tokens", "cache_write_tokens", "output_reasoning_tokens", "unmeasured_requests")
+
+
+class OutputError(ReflexError):
+    """What the agent returned cannot be kept. Final: a retry would do and pay everything again for the same end."""
+
+    code = "output"
+
+
+class RunTimeout(ReflexError):
+    """The run took longer than its trigger allows."""
+
+    code = "timeout"
+
+
+class AgentExited(ReflexError):
+    """The agent's code ended with something that is no error: `sys.exit()`, or a cancellation of its own making."""
+
+    code = "exited"
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What came of a run that succeeded. Both are JSON-able: the output as text, None if there was none."""
+
+    output_json: str | None
+    usage: dict[str, Any] | None
+
+
+async def run_agent(trigger: Trigger, ctx: AgentContext, models: Models | None = None) -> Execution:
+    """Run the trigger's agent once. Afterwards the context takes no more events.
+
+    Raises:
+        RunTimeout: The trigger's timeout has passed.
+        OutputError: The output is no JSON, or too large.
+        Exception: Whatever the agent raised.
+    """
+    ctx.models = models or Models()
+    if trigger.timeout is not None:
+        ctx.deadline = datetime.now(UTC) + trigger.timeout
+    try:
+        output = await guarded(trigger, output_of(trigger, ctx))
+        return Execution(output_json(output, ctx.limits.max_output_bytes), usage_of(ctx))
+    finally:
+        ctx.finished = True
+
+
+async def output_of(trigger: Trigger, ctx: AgentContext) -> Any:
+    if is_model_agent(trigger.agent):
+        return await run_model_agent(trigger.agent, ctx, await prompt_of(trigger, ctx))
+    return await trigger.agent(ctx)
+
+
+async def guarded(trigger: Trigger, work: Awaitable[Any]) -> Any:
+    """The time limit, and a wall around two exceptions that would be taken for the worker's own."""
+    seconds = trigger.timeout.total_seconds() if trigger.timeout is not None else None
+    clock = asyncio.timeout(seconds)
+    try:
+        async with clock:
+            return await work
+    except TimeoutError as error:
+        if not clock.expired():
+            raise
+        raise RunTimeout(f"it took longer than {trigger.timeout}, the timeout of trigger {trigger.name!r}") from error
+    except SystemExit as error:
+        # asyncio lets this one through to the event loop: one event would end the worker.
+        raise AgentExited(f"the agent called sys.exit({error.code!r})") from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise AgentExited("the agent awaited something that had been cancelled, though its run was not") from error
+
+
+async def run_model_agent(
+    agent: "AbstractAgent[Any, OutputT]", ctx: AgentContext, prompt: str | None, **options: Any
+) -> "AgentRunResult[OutputT]":
+    """Run a pydantic-ai agent with the context as its deps; count its usage whether or not it succeeds."""
+    from pydantic_ai.usage import RunUsage
+
+    options = {"deps": ctx, "usage": RunUsage(), "model_settings": no_provider_retries, **options}
+    if options.get("model") is None:
+        options["model"] = (ctx.models or Models()).model_for(agent)
+    if not any(usage is options["usage"] for usage in ctx.usages):
+        ctx.usages.append(options["usage"])
+    with agent.override(name=ctx.trigger) if agent.name is None else nullcontext():
+        return await agent.run(default_prompt(ctx.event) if prompt is None else prompt, **options)
+
+
+def no_provider_retries(run: "RunContext[Any]") -> "ModelSettings":
+    """Retries belong to the queue, where they survive a crash and hold no slot; those of a provider's client multiply
+    them. An agent whose settings ask for `max_retries` keeps them."""
+    ignored: frozenset[str] = getattr(run.model, "unsupported_settings", frozenset())
+    if "max_retries" in (run.model_settings or {}) or "max_retries" in ignored:
+        return {}
+    return {"max_retries": 0}
+
+
+async def prompt_of(trigger: Trigger, ctx: AgentContext) -> str:
+    if trigger.prompt is None or isinstance(trigger.prompt, str):
+        return default_prompt(ctx.event) if trigger.prompt is None else trigger.prompt
+    prompt = trigger.prompt(ctx)
+    if inspect.isawaitable(prompt):
+        prompt = await cast("Awaitable[str]", prompt)
+    if not isinstance(prompt, str):
+        raise TypeError(f"the prompt of trigger {trigger.name!r} returned {prompt!r}, not a text")
+    return prompt
+
+
+def default_prompt(event: BaseEvent) -> str:
+    """The event's type and payload as JSON."""
+    meta = event.meta
+    payload = meta.payload if meta is not None else orjson.loads(event.payload_json())
+    return orjson.dumps({"type": event.type, "payload": payload}).decode()
+
+
+def output_json(output: Any, max_bytes: int) -> str | None:
+    """What the agent returned, as JSON text; None stays None.
+
+    Raises:
+        OutputError: It cannot be written as JSON, or it is too large.
+    """
+    if output is None:
+        return None
+    if type(output).__name__ == "AgentRunResult":
+        output = output.output
+    try:
+        text = to_json(output, inf_nan_mode="null").decode()
+    except (ValueError, TypeError) as error:
+        raise OutputError(
+            f"the agent returned a {type(output).__qualname__} that cannot be written as JSON: {error}; "
+            "return text, numbers, lists, dicts, dataclasses or pydantic models"
+        ) from error
+    if len(text.encode()) > max_bytes:
+        raise OutputError(
+            f"the agent returned {len(text.encode())} bytes of JSON; the limit is {max_bytes} "
+            "(REFLEX_MAX_OUTPUT_BYTES): store the data elsewhere and return where it is"
+        )
+    # PostgreSQL cannot hold NUL. A backslash before it may itself be escaped.
+    return ESCAPED_NUL.sub(r"\1\\ufffd", text)
+
+
+def usage_of(ctx: AgentContext) -> dict[str, Any] | None:
+    """What the pydantic-ai agents of this run used up, those that failed too; None if there were none."""
+    if not ctx.usages:
+        return None
+    total: Any = sum(ctx.usages[1:], ctx.usages[0])
+    usage: dict[str, Any] = {name: getattr(total, name) for name in COUNTED}
+    usage |= {name: count for name in COUNTED_IF_ANY if (count := getattr(total, name))}
+    if total.cost is not None:
+        usage["cost_usd"] = float(total.cost)
+    return usage

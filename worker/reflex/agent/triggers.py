@@ -1,0 +1,197 @@
+"""Triggers: a filter, an agent, and how to run it. Constructing one registers it with the app being loaded.
+
+pydantic-ai takes two seconds to import, so nothing here imports it: whoever made an `Agent` has done so already.
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard
+
+from reflex.agent.filters import Filter, FilterError
+from reflex.core.events import Event
+from reflex.core.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from pydantic_ai.agent import AbstractAgent
+
+    from reflex.agent.context import AgentContext
+
+__all__ = ["AgentFunction", "Prompt", "Trigger", "constructed", "is_model_agent"]
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+AgentFunction: TypeAlias = "Callable[[AgentContext], Awaitable[Any]]"
+Prompt: TypeAlias = "str | Callable[[AgentContext], str | Awaitable[str]]"
+
+# Every trigger of the process that a module's body made, in order. `app.load_app` picks from it those of its module,
+# which may have been imported long before.
+constructed: Final[list["Trigger"]] = []
+
+
+class Trigger:
+    """Runs `agent` for every event that `filter` matches; each match is a delivery of its own.
+
+    Args:
+        name: Unique in the app: letters, digits, '.', '_' and '-', at most 100. It identifies the trigger across
+            deployments: renaming one makes a new trigger.
+        agent: A pydantic-ai `Agent`, or an async function of the `AgentContext`. What it returns is kept as the run's
+            output.
+        prompt: What a pydantic-ai agent is asked: a text, or a function of the context (async or not). By default
+            the event's type and payload as JSON.
+        retry: How often a delivery is tried, and how long it waits in between.
+        timeout: How long one run may take. None is no limit: a living worker keeps its leases.
+        deps: Anything; the agent finds it as `ctx.deps`.
+
+    Raises:
+        TypeError: An argument is of the wrong kind; the sentence names the trigger.
+        ValueError: The name cannot be one, the filter matches nothing, or the timeout is not positive.
+    """
+
+    __slots__ = ("agent", "deps", "filter", "module", "name", "namespace", "prompt", "retry", "timeout", "where")
+
+    def __init__(
+        self,
+        name: str,
+        filter: Filter,
+        agent: "AbstractAgent[Any, Any] | AgentFunction",
+        *,
+        prompt: "Prompt | None" = None,
+        retry: RetryPolicy | None = None,
+        timeout: timedelta | None = None,
+        deps: Any = None,
+    ) -> None:
+        self.name = checked_name(name)
+        self.filter = checked_filter(name, filter)
+        self.agent = checked_agent(name, agent)
+        self.prompt = checked_prompt(name, prompt, agent)
+        self.retry = checked_retry(name, retry)
+        self.timeout = checked_timeout(name, timeout)
+        self.deps = deps
+        caller = inspect.currentframe()
+        body = module_body(caller.f_back if caller else None)
+        self.module: str = body.f_globals["__name__"] if body else "?"
+        self.namespace: dict[str, Any] = body.f_globals if body else {}
+        self.where = f"{body.f_code.co_filename}:{body.f_lineno}" if body else "?"
+        if body:
+            constructed.append(self)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The event types that can be of interest, sorted."""
+        return tuple(sorted(self.filter.patterns))
+
+    def matches(self, event: Event) -> bool:
+        """Whether the event is one for this trigger.
+
+        Raises:
+            FilterError: The filter raised; the sentence names the trigger. The run counts as failed.
+        """
+        try:
+            return self.filter(event)
+        except FilterError as error:
+            raise FilterError(f"trigger {self.name!r}: {error}") from error.__cause__
+
+    def definition(self) -> dict[str, Any]:
+        """What people see in the console and on the command line. JSON."""
+        return {
+            "agent": {"kind": "model" if is_model_agent(self.agent) else "function", "name": agent_name(self.agent)},
+            "filter": repr(self.filter),
+            "retry": {
+                "max_attempts": self.retry.max_attempts,
+                "base_s": self.retry.base.total_seconds(),
+                "cap_s": self.retry.cap.total_seconds(),
+            },
+            "timeout_s": self.timeout.total_seconds() if self.timeout else None,
+        }
+
+    def __repr__(self) -> str:
+        return f"Trigger({self.name!r}, {self.filter!r})"
+
+
+def is_model_agent(agent: object) -> "TypeGuard[AbstractAgent[Any, Any]]":
+    """Whether it is a pydantic-ai agent. Where pydantic-ai was never imported, nothing is one."""
+    pydantic_ai_agent = sys.modules.get("pydantic_ai.agent")
+    return pydantic_ai_agent is not None and isinstance(agent, pydantic_ai_agent.AbstractAgent)
+
+
+def agent_name(agent: object) -> str | None:
+    """The name of a function, or of a pydantic-ai agent that was given one."""
+    if is_model_agent(agent):
+        return agent.name
+    return getattr(inspect.unwrap(agent), "__qualname__", type(agent).__qualname__) if callable(agent) else None
+
+
+def checked_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"a trigger's name is a string, not {name!r}")
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} cannot be the name of a trigger: 1 to 100 letters, digits, '.', '_' or '-', "
+            "the first of them a letter or a digit"
+        )
+    return name
+
+
+def checked_filter(name: str, filter: object) -> Filter:
+    if not isinstance(filter, Filter):
+        raise TypeError(f"trigger {name!r}: filter is {filter!r}; make one with type_filter(), keyword_filter(), …")
+    if not filter.patterns:
+        raise ValueError(f"trigger {name!r}: {filter!r} can match no event: its parts have no event type in common")
+    return filter
+
+
+def checked_agent(name: str, agent: Any) -> Any:
+    if is_model_agent(agent):
+        return agent
+    if inspect.isclass(agent) or not callable(agent):
+        raise TypeError(f"trigger {name!r}: agent is {agent!r}; pass a pydantic-ai Agent or an async function")
+    function = inspect.unwrap(agent)
+    asynchronous = any(map(inspect.iscoroutinefunction, (function, getattr(function, "__call__", None))))  # noqa: B004
+    if not asynchronous:
+        raise TypeError(
+            f"trigger {name!r}: {agent_name(agent)} is not an async function; write `async def {agent_name(agent)}"
+            "(ctx)`, since a call that blocks would hold up every run of the worker"
+        )
+    try:
+        inspect.signature(agent).bind(None)
+    except TypeError as error:
+        raise TypeError(f"trigger {name!r}: {agent_name(agent)} is called with the context alone: {error}") from None
+    return agent
+
+
+def checked_prompt(name: str, prompt: Any, agent: object) -> Any:
+    if prompt is None or isinstance(prompt, str) or callable(prompt):
+        if prompt is not None and not is_model_agent(agent):
+            raise TypeError(f"trigger {name!r}: a prompt is for a pydantic-ai Agent; a function finds the event in ctx")
+        return prompt
+    raise TypeError(f"trigger {name!r}: prompt is {prompt!r}; pass a text or a function of the context")
+
+
+def checked_timeout(name: str, timeout: object) -> timedelta | None:
+    if timeout is None:
+        return None
+    if not isinstance(timeout, timedelta):
+        raise TypeError(f"trigger {name!r}: timeout is {timeout!r}; pass a timedelta, as in timedelta(minutes=5)")
+    if timeout <= timedelta(0):
+        raise ValueError(f"trigger {name!r}: timeout is {timeout}; it must be longer than nothing, or None")
+    return timeout
+
+
+def checked_retry(name: str, retry: object) -> RetryPolicy:
+    if retry is None:
+        return RetryPolicy()
+    if not isinstance(retry, RetryPolicy):
+        raise TypeError(f"trigger {name!r}: retry is {retry!r}; pass a RetryPolicy, as in RetryPolicy(max_attempts=3)")
+    return retry
+
+
+def module_body(frame: FrameType | None) -> FrameType | None:
+    """The frame of the module whose import makes this call. None outside of an import: the body at the bottom of the
+    stack is the program's own."""
+    while frame is not None and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    return frame if frame is not None and frame.f_back is not None else None

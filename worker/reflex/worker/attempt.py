@@ -1,0 +1,148 @@
+"""One attempt at a delivery: filter, run the agent, turn whatever happened into a settlement."""
+
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+import structlog
+
+from reflex.agent.context import AgentContext, read_event
+from reflex.agent.execution import run_agent, usage_of
+from reflex.agent.failures import Failure, classify
+from reflex.agent.models import Models
+from reflex.agent.publishing import RunLimits
+from reflex.agent.triggers import Trigger
+from reflex.core import telemetry
+from reflex.core.events import Event
+from reflex.core.logs import run_fields
+from reflex.core.queue import dead_settlement
+from reflex.core.settlement import Claimed, Outcome, Settlement, after_failure
+
+__all__ = ["Attempts"]
+
+NO_SPAN: Final = nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Runs the deliveries of one app's triggers."""
+
+    triggers: Mapping[int, Trigger]
+    models: Models
+    worker_id: UUID
+    limits: RunLimits
+    log: Any = field(default_factory=lambda: structlog.get_logger().bind())
+    traced: bool = field(default_factory=telemetry.enabled)
+
+    async def __call__(self, claimed: Claimed) -> Settlement:
+        """Run one delivery. Whatever user code raises becomes an outcome.
+
+        Raises:
+            asyncio.CancelledError: The worker stops; the run did not end.
+        """
+        trigger = self.triggers[claimed.trigger_id]
+        record = Event(claimed.event_id, *claimed[4:])
+        started = time.perf_counter()
+        try:
+            if not trigger.matches(record):
+                return settled(claimed, Outcome.SKIPPED)
+        except Exception as error:  # noqa: BLE001 (the edge of an attempt)
+            return self.failed(claimed, trigger, classify(error), started)
+        with self.span(claimed, trigger) if self.traced else NO_SPAN as span:
+            settlement = await self.run(claimed, trigger, record, started)
+            if span is not None:
+                span.set_attribute("reflex.outcome", settlement.outcome)
+                if settlement.error is not None:
+                    telemetry.mark_failed(span, settlement.error)
+        return settlement
+
+    def span(self, claimed: Claimed, trigger: Trigger) -> Any:
+        return telemetry.process_span(
+            trigger.name,
+            event_type=claimed.type,
+            event_id=str(claimed.event_id),
+            delivery_id=str(claimed.delivery_id),
+            attempt=claimed.attempt,
+            worker_id=str(self.worker_id),
+            correlation_id=claimed.correlation_id,
+            stored=claimed.trace_context,
+        )
+
+    async def run(self, claimed: Claimed, trigger: Trigger, record: Event, started: float) -> Settlement:
+        trace_context = (telemetry.trace_context() if self.traced else None) or record.trace_context
+        trace_id = telemetry.trace_id(trace_context)
+        # The run has an asyncio task, and so a context, of its own: what is set here ends with it.
+        run_fields.set(partial(ids_of, claimed, trigger.name, trace_id))
+        ctx = None
+        try:
+            ctx = AgentContext(
+                read_event(record),
+                trigger=trigger.name,
+                delivery_id=claimed.delivery_id,
+                attempt=claimed.attempt,
+                deps=trigger.deps,
+                limits=self.limits,
+                trace_context=trace_context,
+            )
+            execution = await run_agent(trigger, ctx, self.models)
+        except Exception as error:  # noqa: BLE001 (the edge of an attempt)
+            usage = usage_of(ctx) if ctx is not None else None
+            return self.failed(claimed, trigger, classify(error), started, usage=as_json(usage), trace_id=trace_id)
+        self.log.info("run succeeded", duration_ms=milliseconds(started), published=len(ctx.published))
+        return settled(
+            claimed,
+            Outcome.SUCCEEDED,
+            output=execution.output_json,
+            usage=as_json(execution.usage),
+            trace_id=trace_id,
+            published=tuple(ctx.published),
+        )
+
+    def failed(
+        self, claimed: Claimed, trigger: Trigger, failure: Failure, started: float, **rest: str | None
+    ) -> Settlement:
+        error = failure.error_text.replace("\x00", "�")
+        facts: dict[str, Any] = {
+            **ids_of(claimed, trigger.name, rest.get("trace_id")),
+            "duration_ms": milliseconds(started),
+            "reason": failure.reason_code,
+            "error": error,
+        }
+        if failure.kind == "retry":
+            wait = after_failure(trigger.retry, claimed.attempt, retry_after=failure.retry_after)
+            if wait is not None:
+                self.log.warning("run failed, will be tried again", retry_in_s=round(wait.total_seconds(), 2), **facts)
+                return settled(claimed, Outcome.RETRY, error=error, retry_in=wait, **rest)
+        self.log.error("delivery is dead: see `reflex dead-letters`", **facts)
+        return dead_settlement(claimed, trigger=trigger.name, reason=failure.reason_code, error=error, **rest)
+
+
+def ids_of(claimed: Claimed, trigger: str, trace_id: str | None) -> dict[str, Any]:
+    """What every log line about a run carries."""
+    delivery_id = str(claimed.delivery_id)
+    ids: dict[str, Any] = {
+        "trigger": trigger,
+        "type": claimed.type,
+        "event_id": str(claimed.event_id),
+        "delivery_id": delivery_id,
+        "run_id": f"{delivery_id}.{claimed.lease_epoch}",
+        "attempt": claimed.attempt,
+    }
+    return ids | {"trace_id": trace_id} if trace_id else ids
+
+
+def settled(claimed: Claimed, outcome: Outcome, **rest: Any) -> Settlement:
+    return Settlement(claimed.trigger_id, claimed.event_id, claimed.lease_epoch, outcome, **rest)
+
+
+def as_json(usage: dict[str, Any] | None) -> str | None:
+    return None if usage is None else orjson.dumps(usage).decode()
+
+
+def milliseconds(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 1)

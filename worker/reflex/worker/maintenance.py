@@ -1,0 +1,111 @@
+"""Maintenance: the standing loops over the tables. Every worker runs them; SKIP LOCKED lets them share the work."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, Final
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+from reflex.core.database import connect
+from reflex.core.queue import promote_scheduled, reap, route_unrouted
+from reflex.core.workers import retire_triggers
+
+__all__ = ["Maintenance"]
+
+BATCH: Final = 1000
+
+
+class Maintenance:
+    """Promotes what is due, reaps dead workers, routes unrouted events, retires triggers nobody knows any more."""
+
+    def __init__(self, url: str, *, lease_timeout_s: float) -> None:
+        self.url = url
+        self.lease_timeout_s = lease_timeout_s
+        self.log = structlog.get_logger()
+        self.signal = asyncio.Event()
+        self.steady_since = 0.0
+        self.due: dict[str, float] = {}
+
+    def wake(self) -> None:
+        """Triggers changed: look at the unrouted events at once."""
+        self.due.pop("route", None)
+        self.signal.set()
+
+    async def run(self) -> None:
+        """Until cancelled. An outage is waited out."""
+        wait_s = 0.1
+        while True:
+            try:
+                conn = await connect(self.url, name="reflex maintenance")
+                try:
+                    # After an outage everyone's heartbeat is old. Nobody is declared dead until all had time to beat.
+                    self.steady_since = boot_clock()
+                    wait_s = 0.1
+                    await self.rounds(conn)
+                finally:
+                    await conn.close()
+            except (psycopg.Error, OSError) as error:
+                self.log.warning("maintenance lost the database, trying again", error=str(error).strip())
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311 (jitter)
+            wait_s = min(wait_s * 2, 5)
+
+    async def rounds(self, conn: AsyncConnection[Any]) -> None:
+        chores: dict[str, Callable[[AsyncConnection[Any]], Awaitable[float]]] = {
+            "promote": self.promote,
+            "reap": self.reap,
+            "route": self.route,
+            "retire": self.retire,
+        }
+        self.due = {}
+        last = boot_clock()
+        while True:
+            now = boot_clock()
+            if now - last > self.lease_timeout_s / 2:
+                # The process was frozen or the machine asleep, and perhaps everyone else too.
+                self.steady_since = now
+            last = now
+            for name, chore in chores.items():
+                if self.due.get(name, 0.0) <= now:
+                    self.due[name] = now + await chore(conn)
+            self.signal.clear()
+            try:
+                async with asyncio.timeout(max(0.0, min(self.due.get(name, 0.0) for name in chores) - boot_clock())):
+                    await self.signal.wait()
+            except TimeoutError:
+                pass
+
+    async def promote(self, conn: AsyncConnection[Any]) -> float:
+        promoted, next_in = await promote_scheduled(conn, limit=BATCH)
+        if promoted >= BATCH:
+            return 0.0
+        return 1.0 if next_in is None else min(1.0, next_in.total_seconds())
+
+    async def reap(self, conn: AsyncConnection[Any]) -> float:
+        if boot_clock() - self.steady_since >= self.lease_timeout_s:
+            for freed in await reap(conn, lease_timeout=timedelta(seconds=self.lease_timeout_s)):
+                self.log.warning(
+                    "a delivery died with its worker" if freed.dead else "freed a delivery of a worker that is gone",
+                    delivery_id=str(freed.delivery_id), worker_id=str(freed.worker_id), attempt=freed.attempt,
+                )  # fmt: skip
+        return self.lease_timeout_s / 10
+
+    async def route(self, conn: AsyncConnection[Any]) -> float:
+        routed = await route_unrouted(conn, limit=BATCH)
+        if routed:
+            self.log.info("routed events that nobody matched before", events=routed)
+        return 0.0 if routed >= BATCH else 5.0
+
+    async def retire(self, conn: AsyncConnection[Any]) -> float:
+        for name in await retire_triggers(conn):
+            self.log.warning("retired a trigger that no running worker knows", trigger=name)
+        return 30.0
+
+
+def boot_clock() -> float:
+    """Seconds; unlike time.monotonic() it goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.time()

@@ -1,0 +1,37 @@
+"""Wake-ups: LISTEN on a connection of its own. A notification is a hint; the polling of the claim loop is the truth."""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import psycopg
+import structlog
+from psycopg.sql import SQL, Identifier
+
+from reflex.core.database import connect
+
+__all__ = ["listen"]
+
+
+async def listen(url: str, channels: dict[str, Callable[[], None]]) -> None:
+    """Call a channel's function at each of its notifications, and all of them after every (re)connect, for what was
+    sent while nobody listened. Runs until cancelled; an outage is waited out."""
+    log = structlog.get_logger()
+    wait_s = 0.1
+    while True:
+        try:
+            conn = await connect(url, name="reflex listener")
+            try:
+                for channel in channels:
+                    await conn.execute(SQL("LISTEN {}").format(Identifier(channel)))
+                wait_s = 0.1
+                for wake in channels.values():
+                    wake()
+                async for notification in conn.notifies():
+                    channels[notification.channel]()
+            finally:
+                await conn.close()
+        except (psycopg.Error, OSError) as error:
+            log.debug("listener lost its connection; polling goes on", error=str(error).strip())
+        await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311 (jitter)
+        wait_s = min(wait_s * 2, 5)
