@@ -1,0 +1,67 @@
+"""The gateway's composition root: the one place where its parts meet. Nothing imports this but the server and tests."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from reflex.core.database import open_pool
+from reflex.core.settings import Settings
+from reflex.gateway import dead_letter_routes, health, reading
+from reflex.gateway.group_commit import EventStore, GroupCommit
+from reflex.gateway.ingest import Ingest
+from reflex.gateway.problems import CatchAll, exception_handlers
+from reflex.gateway.schemas import PayloadSchemas
+
+__all__ = ["create_app"]
+
+# The first requests should find the schemas there; without a database the gateway starts all the same.
+FIRST_LOAD_S: Final = 2.0
+
+
+def create_app(settings: Settings, *, store: EventStore | None = None) -> Starlette:
+    """The gateway as an ASGI app, with a lifespan that has to run.
+
+    Args:
+        store: Where events go instead of the database; the benchmark gives one that keeps nothing. Schemas and reads
+            still come from DATABASE_URL, if there is one.
+
+    Raises:
+        ConfigurationError: There is neither a database nor a store.
+    """
+    commits = None
+    if store is None:
+        url = settings.require_database_url()
+        commits = store = GroupCommit(url, max_buffered_events=settings.max_buffered_events)
+    schemas = PayloadSchemas(settings.database_url, unknown_types=settings.unknown_types)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        async with AsyncExitStack() as stack:
+            if settings.database_url is not None:
+                pool = open_pool(settings.database_url, name="reflex gateway", size=settings.gateway_pool_size)
+                app.state.pool = pool
+                await pool.open(wait=False)
+                stack.push_async_callback(pool.close)
+            await stack.enter_async_context(schemas)
+            if commits is not None:
+                await stack.enter_async_context(commits)  # left first: what is waiting is flushed
+            await schemas.wait_for_first_load(FIRST_LOAD_S)
+            yield
+
+    app = Starlette(
+        routes=[
+            Route("/events", Ingest(settings, schemas=schemas, store=store), methods=["POST"], name="publish"),
+            *reading.routes,
+            *dead_letter_routes.routes,
+            *health.routes,
+        ],
+        middleware=[Middleware(CatchAll)],
+        exception_handlers=exception_handlers(),
+        lifespan=lifespan,
+    )
+    app.state.settings = settings
+    return app

@@ -1,0 +1,140 @@
+"""Database connections for requests other than appending events: lent from the pool, in turn and not for long.
+
+Cancelling a psycopg call on a dead network path takes as long as the path's own time-outs, so nothing here waits for
+a cancellation: work that is late is left to end by itself, and the request is answered without it.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from starlette.requests import Request
+
+from reflex.core.database import is_connection_error
+from reflex.core.errors import DatabaseUnavailable, Saturated
+
+__all__ = ["change", "finish_within", "lend", "read"]
+
+Connection = AsyncConnection[Any]
+Pool = AsyncConnectionPool[Connection]
+Result = TypeVar("Result")
+
+# Reads never take the pool's last connection: the health check has to get one on a busy gateway, too.
+KEPT_FOR_HEALTH: Final = 1
+WAIT_S: Final = 2.0
+LIMITS: Final = "SET LOCAL statement_timeout = '5s'"
+READ_ONLY: Final = "SET LOCAL transaction_read_only = on"
+READ_S: Final = 8.0
+CHANGE_S: Final = 60.0
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("reflex.gateway.connections")
+late: set[asyncio.Task[Any]] = set()
+
+
+async def read(request: Request, query: Callable[[Connection], Awaitable[Result]]) -> Result:
+    """Run a query in a read-only transaction with a time limit.
+
+    Raises:
+        Saturated: Too many reads are under way.
+        DatabaseUnavailable: No connection, a broken one, or the query took too long.
+    """
+
+    async def work() -> Result:
+        async with turn(request), lend(request.app.state.pool, wait_s=WAIT_S) as conn, conn.transaction():
+            await conn.execute(LIMITS)
+            await conn.execute(READ_ONLY)
+            return await query(conn)
+
+    return await finish_within(READ_S, work())
+
+
+async def change(request: Request, command: Callable[[Connection], Awaitable[Result]]) -> Result:
+    """Run a command on an autocommit connection.
+
+    Raises:
+        Saturated: Too many requests are under way.
+        DatabaseUnavailable: As for `read`; what was done before is done.
+    """
+
+    async def work() -> Result:
+        async with turn(request), lend(request.app.state.pool, wait_s=WAIT_S) as conn:
+            return await command(conn)
+
+    return await finish_within(CHANGE_S, work())
+
+
+@asynccontextmanager
+async def turn(request: Request) -> AsyncGenerator[None]:
+    """One of the places for requests that read."""
+    state = request.app.state
+    if not hasattr(state, "read_turns"):
+        state.read_turns = asyncio.Semaphore(max(1, state.pool.max_size - KEPT_FOR_HEALTH))
+    turns: asyncio.Semaphore = state.read_turns
+    try:
+        async with asyncio.timeout(WAIT_S):
+            await turns.acquire()
+    except TimeoutError:
+        raise Saturated("the queue for database reads") from None
+    try:
+        yield
+    finally:
+        turns.release()
+
+
+@asynccontextmanager
+async def lend(pool: Pool, *, wait_s: float) -> AsyncGenerator[Connection]:
+    """A connection that works. After a restart of PostgreSQL the pool's old ones do not, and are thrown away."""
+    conn: Connection | None = None
+    try:
+        for remaining in reversed(range(pool.max_size + 1)):
+            conn = await pool.getconn(timeout=wait_s)
+            try:
+                await pool.check_connection(conn)
+                break
+            except psycopg.OperationalError:
+                await pool.putconn(conn)
+                conn = None
+                if not remaining:
+                    raise
+        assert conn is not None
+        yield conn
+    except (PoolTimeout, PoolClosed) as error:
+        raise DatabaseUnavailable(f"no connection to PostgreSQL could be had within {wait_s:g} s") from error
+    except psycopg.errors.QueryCanceled as error:
+        raise DatabaseUnavailable(
+            "the query took longer than 5 s and was stopped; "
+            "narrow it down by type, key, correlation_id, since or until"
+        ) from error
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        raise DatabaseUnavailable("the database is not migrated; run `reflex migrate`") from error
+    except psycopg.Error as error:
+        if not is_connection_error(error):
+            raise
+        # The error's own text names the server; it goes to the log, not to the client.
+        log.warning("the connection to PostgreSQL broke", error=str(error))
+        raise DatabaseUnavailable("the connection to PostgreSQL broke; try again") from error
+    finally:
+        if conn is not None:
+            await pool.putconn(conn)
+
+
+async def finish_within(seconds: float, work: Coroutine[Any, Any, Result] | asyncio.Task[Result]) -> Result:
+    """The result of `work`, or DatabaseUnavailable when it takes longer. It goes on then, and nobody hears of it."""
+    task = asyncio.ensure_future(work)
+    late.add(task)
+    task.add_done_callback(forget)
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if not done:
+        raise DatabaseUnavailable(f"PostgreSQL did not answer within {seconds:g} s")
+    return task.result()
+
+
+def forget(task: asyncio.Task[Any]) -> None:
+    late.discard(task)
+    if not task.cancelled():
+        task.exception()  # looked at, so that asyncio does not report it as lost

@@ -1,0 +1,152 @@
+"""POST /events: read, check, store, answer 202. The answer is sent after the commit and never before."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final, cast
+from uuid import UUID
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from reflex.core import envelope, telemetry
+from reflex.core.errors import EventRejected
+from reflex.core.events import NewEvent
+from reflex.core.settings import Settings
+from reflex.core.strict_json import parse
+from reflex.gateway.bodies import Bodies, MediaType, media_type
+from reflex.gateway.group_commit import EventStore
+from reflex.gateway.problems import BatchRejected, RequestRefused
+from reflex.gateway.schemas import PayloadSchemas
+
+__all__ = ["Ingest"]
+
+MAX_ERRORS: Final = 20
+# Checking a large batch takes tens of milliseconds; other requests get their turn in between.
+EVENTS_A_TURN: Final = 200
+
+
+class Ingest:
+    """The ASGI endpoint: one event, or a batch that is stored as a whole or not at all."""
+
+    def __init__(self, settings: Settings, *, schemas: PayloadSchemas, store: EventStore) -> None:
+        self._max_payload_bytes = settings.max_payload_bytes
+        self._max_nesting = settings.max_nesting
+        self._max_batch = settings.max_batch
+        self._bodies = Bodies(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+        self._schemas = schemas
+        self._store = store
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        kind = media_type(headers)
+        body = await self._bodies.read(headers, receive)
+        if body is None:
+            return
+        trace_context = telemetry.valid_trace_context(headers.get(b"traceparent", b"").decode("latin-1"))
+        idempotency_key = headers.get(b"idempotency-key")
+        if kind is MediaType.NDJSON or body.lstrip()[:1] == b"[":
+            if idempotency_key is not None:
+                raise EventRejected("an Idempotency-Key header is for one event; in a batch give each an `id`")
+            events = await self._read_batch(body, kind, trace_context)
+            answer = batch_answer(events, await self._append(events, trace_context))
+        else:
+            event = self._read_one(body, idempotency_key, trace_context)
+            stored = await self._append([event], trace_context)
+            answer = single_answer(event.event_id, stored[event.event_id])
+        await send(
+            {
+                "type": "http.response.start",
+                "status": HTTPStatus.ACCEPTED.value,
+                "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))],
+            }
+        )
+        await send({"type": "http.response.body", "body": answer})
+
+    def _read_one(self, body: bytes, idempotency_key: bytes | None, trace_context: str | None) -> NewEvent:
+        client_id = None
+        if idempotency_key is not None:
+            client_id = envelope.check_idempotency_key(idempotency_key.decode("latin-1"))
+        data = parse(body, max_nesting=self._max_nesting)
+        event, payload = envelope.read(
+            data,
+            max_payload_bytes=self._max_payload_bytes,
+            idempotency_key=client_id,
+            trace_context=trace_context,
+        )
+        self._schemas.check(event.type, payload)
+        return event
+
+    async def _read_batch(self, body: bytes, kind: MediaType, trace_context: str | None) -> list[NewEvent]:
+        """The events of an array, or of the lines of an NDJSON body.
+
+        Raises:
+            EventRejected: For the first few events that are wrong, each with its place in the batch.
+            RequestRefused: There are too many.
+        """
+        values: Sequence[Any]
+        if kind is MediaType.NDJSON:
+            lines = body.split(b"\n")
+            numbers = [number for number, line in enumerate(lines, 1) if not line.isspace() and line]
+            values = [lines[number - 1] for number in numbers]
+        else:
+            # The array around the events is one level more.
+            values = cast("list[Any]", parse(body, max_nesting=self._max_nesting + 1))
+            numbers = None
+        if len(values) > self._max_batch:
+            detail = f"a batch of {len(values)} events; the limit is {self._max_batch} (REFLEX_MAX_BATCH)"
+            raise RequestRefused(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "batch_too_large", f"{detail}; nothing was stored"
+            )
+        if not values:
+            raise EventRejected("the batch is empty; send at least one event")
+        events: list[NewEvent] = []
+        errors: list[EventRejected] = []
+        for index, value in enumerate(values):
+            at = f"/{index}"
+            try:
+                if numbers is not None:
+                    value = parse(value, max_nesting=self._max_nesting, at=at)
+                event, payload = envelope.read(
+                    value, max_payload_bytes=self._max_payload_bytes, at=at, trace_context=trace_context
+                )
+                self._schemas.check(event.type, payload, at=at)
+                events.append(event)
+            except EventRejected as error:
+                errors += placed(error, numbers[index] if numbers else None)
+                if len(errors) >= MAX_ERRORS:
+                    break
+            if index % EVENTS_A_TURN == EVENTS_A_TURN - 1:
+                await asyncio.sleep(0)
+        if errors:
+            raise errors[0] if len(errors) == 1 else BatchRejected(errors[:MAX_ERRORS])
+        return events
+
+    async def _append(self, events: list[NewEvent], trace_context: str | None) -> Mapping[UUID, UUID]:
+        if not telemetry.enabled():
+            return await self._store.append(events)
+        types = {event.type for event in events}
+        with telemetry.send_span(types.pop() if len(types) == 1 else "batch", count=len(events), stored=trace_context):
+            here = telemetry.trace_context()
+            return await self._store.append([event._replace(trace_context=here) for event in events])
+
+
+def single_answer(own: UUID, stored: UUID) -> bytes:
+    if own == stored:
+        return b'{"id":"%b"}' % str(own).encode()
+    return b'{"id":"%b","duplicate":true}' % str(stored).encode()
+
+
+def batch_answer(events: Sequence[NewEvent], stored: Mapping[UUID, UUID]) -> bytes:
+    """The ids in the order of the batch, and the places of those that the log had already."""
+    ids = [stored[event.event_id] for event in events]
+    duplicates = [index for index, (event, id) in enumerate(zip(events, ids, strict=True)) if event.event_id != id]
+    return orjson.dumps({"ids": ids, "duplicates": duplicates})
+
+
+def placed(error: EventRejected, line: int | None) -> Sequence[EventRejected]:
+    """The single reasons of an error; those of NDJSON say in which line of the body."""
+    reasons = error.errors if isinstance(error, BatchRejected) else [error]
+    if line is None:
+        return reasons
+    return [type(reason)(f"line {line}: {reason.reason}", field=reason.field) for reason in reasons]

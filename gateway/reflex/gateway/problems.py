@@ -1,0 +1,171 @@
+"""Errors as HTTP: every one leaves as a problem document (RFC 9457), and only here is it decided with which status."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
+
+from reflex.core.errors import DatabaseUnavailable, EventRejected, NotFound, ReflexError, Saturated
+from reflex.core.pages import QueryRejected
+from reflex.core.strict_json import MalformedJson
+
+__all__ = ["MEDIA_TYPE", "BatchRejected", "CatchAll", "RequestRefused", "exception_handlers", "problem"]
+
+MEDIA_TYPE: Final = "application/problem+json"
+STATUS: Final[dict[type[ReflexError], HTTPStatus]] = {
+    MalformedJson: HTTPStatus.BAD_REQUEST,
+    QueryRejected: HTTPStatus.BAD_REQUEST,
+    EventRejected: HTTPStatus.UNPROCESSABLE_ENTITY,
+    NotFound: HTTPStatus.NOT_FOUND,
+    Saturated: HTTPStatus.SERVICE_UNAVAILABLE,
+    DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+TITLES: Final = {
+    "malformed_json": "The body is not valid JSON",
+    "event_rejected": "The event is not accepted; nothing was stored",
+    "payload_rejected": "The payload does not fit the schema of its type; nothing was stored",
+    "unknown_type": "Nothing knows this type of event; nothing was stored",
+    "query_rejected": "The question makes no sense",
+    "saturated": "The gateway is busy; nothing was stored",
+    "database_unavailable": "The database does not answer",
+}
+RETRY_AFTER_S: Final = 1
+SHOWN_LENGTH: Final = 500
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class BatchRejected(EventRejected):
+    """Several reasons at once. `code` is theirs if they agree."""
+
+    def __init__(self, errors: Sequence[EventRejected], *, left_out: int = 0) -> None:
+        more = f" (and {left_out} more)" if left_out else ""
+        super().__init__(f"{len(errors)} reasons{more}; see errors")
+        self.errors = errors
+        codes = {error.code for error in errors}
+        self.code = codes.pop() if len(codes) == 1 else EventRejected.code  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class RequestRefused(Exception):
+    """A request that is refused for its form, before anyone looks at the events in it."""
+
+    def __init__(self, status: HTTPStatus, code: str, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.headers = headers
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    errors: Sequence[EventRejected] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """A problem document. `errors` name the fields by JSON Pointers into the request."""
+    document: dict[str, Any] = {
+        "type": f"urn:reflex:problem:{code}",
+        "title": TITLES.get(code) or HTTPStatus(status).phrase,
+        "status": int(status),
+        "detail": _short(detail),
+        "code": code,
+    }
+    if errors:
+        document["errors"] = [{"field": _short(e.field), "reason": _short(e.reason)} for e in errors]
+    return Response(orjson.dumps(document), status, headers, MEDIA_TYPE)
+
+
+def exception_handlers() -> dict[Any, ExceptionHandler]:
+    """For Starlette: what makes a response of each kind of error."""
+    return {ReflexError: on_reflex_error, RequestRefused: on_request_refused, HTTPException: on_http_exception}
+
+
+async def on_reflex_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ReflexError)
+    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
+    if status is None:
+        raise error
+    headers = None
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        retry_after_s = error.retry_after_s if isinstance(error, Saturated) else RETRY_AFTER_S
+        headers = {"retry-after": str(retry_after_s)}
+    errors: Sequence[EventRejected] = ()
+    if isinstance(error, BatchRejected):
+        errors = error.errors
+    elif isinstance(error, EventRejected):
+        errors = [error]
+    return problem(status, error.code, str(error), errors=errors, headers=headers)
+
+
+async def on_request_refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestRefused)
+    return problem(error.status, error.code, error.detail, headers=error.headers)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """What Starlette itself answers: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    detail = error.detail
+    path = request.url.path[:SHOWN_LENGTH]
+    if error.status_code == HTTPStatus.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase:
+        detail = f"there is nothing at {path}; GET /docs says what there is"
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # Starlette names the methods of the first route with this path only.
+        headers["Allow"] = ", ".join(sorted(_allowed_methods(request)))
+        detail = f"{request.method[:20]} is not possible at {path}; allowed: {headers['Allow']}"
+    code = HTTPStatus(error.status_code).name.lower()
+    return problem(error.status_code, code, detail, headers=headers)
+
+
+class CatchAll:
+    """The net below everything: an error that nobody expected is logged and answered without its internals.
+
+    Starlette's own would raise it once more for the server to log.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched_send)
+        except Exception:
+            log.exception("request failed", method=scope["method"], path=scope["path"][:SHOWN_LENGTH])
+            if not started:
+                detail = "this is a defect of the gateway, not of the request; its log has the traceback"
+                answer = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+                await answer(scope, receive, send)
+
+
+def _allowed_methods(request: Request) -> set[str]:
+    methods: set[str] = set()
+    for route in request.app.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return methods
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_LENGTH else f"{text[:SHOWN_LENGTH]}…"
