@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 import httpx2
 import psycopg
 
-from reflex.cli.lifeline import die_with_parent
+from reflex.core.lifeline import die_with_parent
 
 __all__ = ["ReflexProcess", "eventually", "free_port", "gateway", "reflex_process", "worker"]
 

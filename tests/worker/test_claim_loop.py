@@ -1,0 +1,270 @@
+"""The claim loop on a real database, with agents that the test controls."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+
+import reflex.worker.claim_loop as claim_loop_module
+from reflex.core.database import connect
+from reflex.core.queue import Exchanged
+from reflex.core.registration import Registered
+from reflex.core.settlement import Claimed, Settlement
+from reflex.worker.claim_loop import ClaimLoop
+from tests.processes import eventually
+from tests.queue_fixtures import claim, count, enlisted, publish, settled, shop
+
+Attempt = Callable[[Claimed], Awaitable[Settlement]]
+
+
+class Bench:
+    """A claim loop, and an agent that runs until the test lets it end."""
+
+    def __init__(self) -> None:
+        self.started: list[UUID] = []
+        self.gate = asyncio.Event()
+        self.most = 0
+        self.now = 0
+
+    async def held(self, lease: Claimed) -> Settlement:
+        self.started.append(lease.event_id)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await self.gate.wait()
+        finally:
+            self.now -= 1
+        return settled(lease)
+
+
+async def at_once(lease: Claimed) -> Settlement:
+    return settled(lease)
+
+
+@asynccontextmanager
+async def looping(
+    url: str, conn: AsyncConnection[Any], attempt: Attempt, *, concurrency: int = 4, poll_interval_s: float = 0.1
+) -> AsyncIterator[ClaimLoop]:
+    registered = await shop(conn)
+    loop = make(url, registered, await enlisted(conn, registered), attempt, concurrency, poll_interval_s)
+    running = asyncio.create_task(loop.run())
+    try:
+        yield loop
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await loop.stop_runs()
+
+
+def make(
+    url: str, registered: Registered, worker_id: UUID, attempt: Attempt, concurrency: int, poll_interval_s: float
+) -> ClaimLoop:
+    ids = registered.trigger_ids
+    return ClaimLoop(
+        url,
+        worker_id=worker_id,
+        trigger_ids=list(ids.values()),
+        trigger_names={trigger_id: name for name, trigger_id in ids.items()},
+        concurrency=concurrency,
+        poll_interval_s=poll_interval_s,
+        attempt=attempt,
+    )
+
+
+async def test_polling_alone_finds_work(database_url: str) -> None:
+    """Nobody calls wake(): as behind a PgBouncer in transaction mode. Fails if a time-out does not make it hungry."""
+    async with await connect(database_url, name="t") as conn, looping(database_url, conn, at_once):
+        await publish(conn, 7)
+        await eventually(lambda: all_settled(conn, 7))
+
+
+async def all_settled(conn: AsyncConnection[Any], runs: int) -> bool:
+    return await count(conn, "run") == runs and await count(conn, "lease") == 0
+
+
+async def test_no_more_runs_and_no_more_leases_than_slots(database_url: str) -> None:
+    """Promise 12. Fails if room() ignores what is running: the whole backlog would be claimed into memory."""
+    bench = Bench()
+    async with (
+        await connect(database_url, name="t") as conn,
+        looping(database_url, conn, bench.held, concurrency=3),
+    ):
+        await publish(conn, 20)
+        await eventually(lambda: len(bench.started) == 3)
+        await asyncio.sleep(0.5)
+        assert (await count(conn, "lease"), await count(conn, "delivery")) == (3, 17)
+        bench.gate.set()
+        await eventually(lambda: all_settled(conn, 20))
+        assert bench.most == 3
+
+
+async def test_short_runs_are_claimed_ahead_and_given_back_when_they_turn_long(database_url: str) -> None:
+    """Fails without give_back(): what was prefetched would wait behind long runs while another worker is idle."""
+    bench = Bench()
+    async with (
+        await connect(database_url, name="t") as conn,
+        looping(database_url, conn, bench.held, concurrency=2) as loop,
+    ):
+        loop.run_s = 0.001
+        await publish(conn, 4)
+        await eventually(lambda: len(loop.waiting) == 2)
+        assert await count(conn, "lease") == 4
+
+        async def given_back() -> bool:
+            return await count(conn, "delivery") == 2
+
+        loop.run_s = 1.0
+        await eventually(given_back)
+        rows = await (await conn.execute("SELECT DISTINCT attempt FROM reflex.delivery")).fetchall()
+        assert rows == [(0,)]
+
+
+async def test_outcomes_survive_a_broken_connection(database_url: str) -> None:
+    """Promise 9. Fails if `finished` is emptied before the exchange has succeeded."""
+    bench = Bench()
+    async with (
+        await connect(database_url, name="t") as conn,
+        looping(database_url, conn, bench.held) as loop,
+    ):
+        await publish(conn, 4)
+        await eventually(lambda: len(bench.started) == 4)
+        await conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name = 'reflex worker'"
+        )
+        bench.gate.set()
+        await eventually(lambda: all_settled(conn, 4))
+        assert loop.finished == []
+
+
+async def test_a_claim_whose_answer_was_lost_is_taken_up(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claim commits, its answer never arrives: the lease has a living owner who does not know of it.
+
+    Fails without adopt_strays(): the delivery would be stuck for as long as the worker lives.
+    """
+    real = claim_loop_module.exchange
+    lost: list[Claimed] = []
+
+    async def losing(conn: AsyncConnection[Any], **rest: Any) -> Exchanged:
+        exchanged = await real(conn, **rest)
+        if exchanged.claimed and not lost:
+            lost.extend(exchanged.claimed)
+            raise psycopg.OperationalError("the answer was lost")
+        return exchanged
+
+    monkeypatch.setattr(claim_loop_module, "exchange", losing)
+    async with await connect(database_url, name="t") as conn, looping(database_url, conn, at_once):
+        await publish(conn, 3)
+        await eventually(lambda: all_settled(conn, 3))
+        assert lost
+
+
+async def test_a_settlement_that_postgresql_refuses_harms_no_neighbour(database_url: str) -> None:
+    """Fails if the refused settlement is sent again and again: every other run of the worker would wait behind it."""
+
+    async def attempt(lease: Claimed) -> Settlement:
+        first = int(lease.event_id.int % 2)
+        return settled(lease, output='"\\u0000"' if first else '"fine"')
+
+    async with await connect(database_url, name="t") as conn, looping(database_url, conn, attempt, concurrency=50):
+        ids = await publish(conn, 40)
+        bad = sum(event_id.int % 2 for event_id in ids)
+        await eventually(lambda: all_settled(conn, 40))
+        assert await count(conn, "dead_letter") == bad
+        rows = await (await conn.execute("SELECT DISTINCT reason FROM reflex.dead_letter")).fetchall()
+        assert rows == ([("refused_by_database",)] if bad else [])
+
+
+async def test_draining_releases_at_once_finishes_what_it_can_and_gives_back_the_rest(database_url: str) -> None:
+    """Promise 10. Fails if drain() does not stop claiming, or cancels what is running before the grace is over."""
+    quick = asyncio.Event()
+
+    async def attempt(lease: Claimed) -> Settlement:
+        if lease.event_id == first:
+            await quick.wait()
+        else:
+            await asyncio.sleep(3600)
+        return settled(lease)
+
+    async with (
+        await connect(database_url, name="t") as conn,
+        looping(database_url, conn, attempt, concurrency=2) as loop,
+    ):
+        (first, second, *_) = await publish(conn, 5)
+        await eventually(lambda: len(loop.running) == 2)
+        draining = asyncio.create_task(loop.drain(1.0, asyncio.Event()))
+        await asyncio.sleep(0.1)
+        quick.set()
+        await draining
+        await eventually(lambda: no_leases(conn))
+        rows = await (await conn.execute("SELECT event_id, outcome FROM reflex.run ORDER BY outcome DESC")).fetchall()
+        assert rows == [(first, "succeeded"), (second, "released")]
+        rows = await (await conn.execute("SELECT DISTINCT attempt FROM reflex.delivery")).fetchall()
+        assert rows == [(0,)]
+        assert await count(conn, "delivery") == 4
+
+
+async def no_leases(conn: AsyncConnection[Any]) -> bool:
+    return await count(conn, "lease") == 0
+
+
+async def test_a_run_that_swallows_its_cancellation_is_given_back_all_the_same(database_url: str) -> None:
+    async def stubborn(lease: Claimed) -> Settlement:
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                await gate.wait()
+                return settled(lease)
+
+    gate = asyncio.Event()
+    async with (
+        await connect(database_url, name="t") as conn,
+        looping(database_url, conn, stubborn) as loop,
+    ):
+        await publish(conn)
+        await eventually(lambda: len(loop.running) == 1)
+        hurry = asyncio.Event()
+        hurry.set()
+        await loop.drain(60, hurry)
+        await eventually(lambda: no_leases(conn))
+        assert await count(conn, "delivery") == 1
+        gate.set()
+
+
+async def test_a_hot_trigger_does_not_starve_the_others(database_url: str) -> None:
+    """Fails if the order of the trigger ids is not rotated from claim to claim."""
+    order: list[int] = []
+
+    async def attempt(lease: Claimed) -> Settlement:
+        order.append(lease.trigger_id)
+        return settled(lease)
+
+    async with await connect(database_url, name="t") as conn:
+        registered = await shop(conn, {"hot": "hot", "cold": "cold"})
+        await publish(conn, 200, type="hot")
+        await publish(conn, 1, type="cold")
+        worker_id = await enlisted(conn, registered)
+        loop = make(database_url, registered, worker_id, attempt, 2, 0.1)
+        running = asyncio.create_task(loop.run())
+        await eventually(lambda: registered.trigger_ids["cold"] in order)
+        assert len(order) < 50
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_another_workers_lease_is_none_of_its_business(database_url: str) -> None:
+    async with await connect(database_url, name="t") as conn:
+        registered = await shop(conn)
+        await publish(conn)
+        other = await enlisted(conn, registered)
+        (lease,) = await claim(conn, other, list(registered.trigger_ids.values()))
+        async with looping(database_url, conn, at_once):
+            await asyncio.sleep(0.4)
+            assert await count(conn, "lease") == 1
+            assert lease.attempt == 1

@@ -1,0 +1,99 @@
+"""The standing loops."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import reflex.worker.maintenance as maintenance_module
+from reflex.core.database import connect
+from reflex.core.log import append
+from reflex.worker.maintenance import Maintenance
+from tests.processes import eventually
+from tests.queue_fixtures import claim, count, enlisted, new_event, publish, shop
+
+
+@asynccontextmanager
+async def maintained(url: str, *, lease_timeout_s: float = 1) -> AsyncIterator[Maintenance]:
+    maintenance = Maintenance(url, lease_timeout_s=lease_timeout_s)
+    running = asyncio.create_task(maintenance.run())
+    try:
+        yield maintenance
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_is_due_becomes_pending_when_it_is_due(database_url: str) -> None:
+    """Fails if the loop sleeps its longest time instead of until the next one is due."""
+    async with await connect(database_url, name="t") as conn:
+        await shop(conn)
+        await append(conn, [new_event(delay=timedelta(seconds=0.4)), new_event(delay=timedelta(hours=1))])
+        async with maintained(database_url):
+            await eventually(lambda: pending(database_url, 1), timeout_s=5)
+            assert await count(conn, "scheduled") == 1
+
+
+async def pending(url: str, expected: int) -> bool:
+    async with await connect(url, name="t") as conn:
+        return await count(conn, "delivery") == expected
+
+
+async def test_nobody_is_declared_dead_right_after_an_outage(database_url: str) -> None:
+    """After an outage every heartbeat is old. Fails without `steady_since`: the first worker back would reap all the
+    others, and everything they do would be done twice."""
+    async with await connect(database_url, name="t") as conn:
+        registered = await shop(conn)
+        await publish(conn)
+        worker_id = await enlisted(conn, registered)
+        await claim(conn, worker_id, list(registered.trigger_ids.values()))
+        await conn.execute("UPDATE reflex.worker SET heartbeat_at = now() - interval '1 hour'")
+        async with maintained(database_url, lease_timeout_s=2):
+            await asyncio.sleep(1)
+            assert await count(conn, "worker") == 1
+            await eventually(lambda: pending(database_url, 1), timeout_s=10)
+            assert await count(conn, "worker") == 0
+
+
+async def test_after_a_freeze_it_waits_too(database_url: str) -> None:
+    """A suspended machine: everyone's heartbeat is old when it wakes. Fails if a gap between rounds is not noticed."""
+    now = 1000.0
+    async with await connect(database_url, name="t") as conn:
+        registered = await shop(conn)
+        await enlisted(conn, registered)
+        maintenance = Maintenance(database_url, lease_timeout_s=60)
+        maintenance.steady_since = now
+        clock = iter([now + 100, now + 100, now + 100, now + 500])
+        original = maintenance_module.boot_clock
+        maintenance_module.boot_clock = lambda: next(clock, now + 500)
+        try:
+            running = asyncio.create_task(maintenance.rounds(conn))
+            await eventually(lambda: maintenance.steady_since == now + 500)
+        finally:
+            maintenance_module.boot_clock = original
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        assert await count(conn, "worker") == 1
+
+
+async def test_a_registration_routes_what_was_unrouted_at_once(database_url: str) -> None:
+    """Promise 2. Fails if wake() does not bring the routing forward."""
+    async with await connect(database_url, name="t") as conn, maintained(database_url) as maintenance:
+        await publish(conn, 3)
+        await asyncio.sleep(0.3)
+        await shop(conn)
+        maintenance.wake()
+        await eventually(lambda: pending(database_url, 3), timeout_s=3)
+
+
+async def test_it_goes_on_after_its_connection_was_cut(database_url: str) -> None:
+    """Promise 9. Fails if an error ends the loop."""
+    async with await connect(database_url, name="t") as conn, maintained(database_url):
+        await shop(conn)
+        await asyncio.sleep(0.3)
+        await conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'reflex maintenance' "
+            "AND datname = current_database()"
+        )
+        await append(conn, [new_event(delay=timedelta(seconds=0.1))])
+        await eventually(lambda: pending(database_url, 1))
