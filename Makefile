@@ -6,21 +6,23 @@ export UV_PROJECT_ENVIRONMENT := .venv
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint type-check contracts ci bench chaos lock clean format
+.PHONY: help dev test lint format type-check contracts ci chaos bench lock clean
 
 help: ## what can be run
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(UV):
-	@echo "making the tool environment in .tools" && $(PYTHON) -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+	@echo "making the tool environment in .tools"
+	@$(PYTHON) -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.12"
 
 .venv/.ready: requirements.lock pyproject.toml shared/pyproject.toml gateway/pyproject.toml worker/pyproject.toml | $(UV)
+	@echo "making the environment in .venv"
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
 	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -e shared -e gateway -e worker
 	@touch $@
 
-dev: .venv/.ready ## embedded PostgreSQL, gateway and two workers with the example app; Ctrl-C stops all
+dev: .venv/.ready ## PostgreSQL, a gateway, two workers and the example app; Ctrl-C stops all
 	@$(BIN)/reflex dev
 
 test: .venv/.ready ## the whole suite on a real PostgreSQL
@@ -38,7 +40,13 @@ type-check: .venv/.ready ## pyright, strict
 contracts: .venv/.ready ## who may import whom
 	@$(BIN)/lint-imports
 
-ci: lint type-check contracts test ## what has to pass before a change lands
+ci: lint type-check contracts test ## what has to pass before a change lands; a short chaos run is among the tests
+
+chaos: .venv/.ready ## five minutes of killed processes, cut connections and restarted databases under load
+	@$(BIN)/python -m tests.chaos.chaos --seconds 300
+
+bench: .venv/.ready ## the numbers of the README, each beside a limit measured in the same run
+	@$(BIN)/reflex bench
 
 lock: $(UV) ## requirements.lock anew from the manifests
 	@$(UV) lock --quiet --upgrade && $(UV) export --quiet --frozen --format requirements-txt --no-emit-workspace --all-packages --all-extras --all-groups --no-header --no-annotate -o requirements.lock

@@ -84,14 +84,8 @@ def copy(instruction: Instruction, folder: Path) -> None:
 
 
 def install(context: Path, step: str, role: str, venv: Path) -> subprocess.CompletedProcess[str]:
-    """deploy/install.sh as the build stage runs it, in a copied context; but with this machine's uv and its cache."""
-    given = [word.partition("=") for i in stages(role)[0] if i.word == "ENV" for word in i.arguments]
-    environment = {
-        **os.environ,
-        **{name: value for name, _, value in given if name != "UV_CACHE_DIR"},
-        "UV": str(UV),
-        "PYTHON": sys.executable,
-    }
+    """deploy/install.sh as the build stage runs it, in a copied context; uv links from its cache instead of copying."""
+    environment = {**os.environ, "UV": str(UV), "PYTHON": sys.executable}
     command = ["deploy/install.sh", step, role, str(venv)]
     return subprocess.run(command, cwd=context, env=environment, capture_output=True, text=True, check=False)
 
@@ -114,7 +108,9 @@ class Image:
                     name, _, value = word.partition("=")
                     value = value.replace("$PATH", found["PATH"]).replace("/opt/reflex", str(self.venv))
                     found[name] = str(self.app) if value == "/app" else value
-        return found
+        # The image was compiled when it was built, which takes half a minute; here each module is at its first import.
+        found.pop("PYTHONDONTWRITEBYTECODE")
+        return {**found, "PYTHONPYCACHEPREFIX": str(self.venv / "bytecode")}
 
     def run(
         self, *command: str, cwd: Path | None = None, variables: dict[str, str] | None = None

@@ -2,12 +2,13 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -23,13 +24,17 @@ ROLES = ["gateway", "worker"]
 
 
 @pytest.fixture(scope="module")
-def gateway_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    return build("gateway", tmp_path_factory.mktemp("gateway"))
+def gateway_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+    image = build("gateway", tmp_path_factory.mktemp("gateway"))
+    yield image
+    shutil.rmtree(image.venv)  # pytest keeps the folders of three sessions, and this is the size of an image
 
 
 @pytest.fixture(scope="module")
-def worker_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    return build("worker", tmp_path_factory.mktemp("worker"))
+def worker_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+    image = build("worker", tmp_path_factory.mktemp("worker"))
+    yield image
+    shutil.rmtree(image.venv)  # pytest keeps the folders of three sessions, and this is the size of an image
 
 
 def as_compose_gives_it(url: str) -> dict[str, str]:
