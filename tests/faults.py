@@ -175,8 +175,6 @@ class FaultProxy:
             else:
                 writer.write(chunk)
                 await writer.drain()
-        if self._mode is Mode.BLACKHOLE:
-            link.lossy = True  # the other end must not learn of it now
-        await self._in_mode(Mode.PASS)
+        await self._in_mode(Mode.PASS)  # in a black hole the other end does not learn of it
         if writer.can_write_eof() and not writer.is_closing():
             writer.write_eof()

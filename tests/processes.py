@@ -23,7 +23,7 @@ __all__ = ["ReflexProcess", "eventually", "free_port", "gateway", "reflex_proces
 READY_TIMEOUT_S = 30.0  # two cores, several suites at once
 STOP_TIMEOUT_S = 10.0
 # What a developer's shell may set and a test must not see.
-OURS = ("REFLEX_", "DATABASE_URL", "DEFAULT_MODEL", "OTEL_", "LOGFIRE_", "PG")
+OURS = ("PYTEST_", "REFLEX_", "DATABASE_URL", "DEFAULT_MODEL", "OTEL_", "LOGFIRE_", "PG")
 
 T = TypeVar("T")
 
@@ -194,17 +194,18 @@ async def worker(
     *,
     app: str,
     arguments: tuple[str, ...] = (),
+    processes: int = 1,
     env: Mapping[str, str] | None = None,
     registry_url: str | None = None,
 ) -> AsyncGenerator[ReflexProcess]:
-    """A `reflex worker` that has entered itself among the workers.
+    """A `reflex worker` that has entered itself among the workers, with each of its processes.
 
     Args:
         app: A module below `folder`.
         registry_url: Where to look for its entry, if `database_url` goes through a proxy that a test may close.
     """
     process = ReflexProcess(
-        "worker", "--app", app, *arguments,
+        "worker", "--app", app, "--processes", str(processes), *arguments,
         folder=folder, env=env or {}, name=f"worker-{time.monotonic_ns()}", database_url=database_url,
     )  # fmt: skip
 
@@ -212,7 +213,8 @@ async def worker(
         url = registry_url or database_url
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
             found = await conn.execute("SELECT pid FROM reflex.worker")
-            return any(os.getpgid(pid) == process.pid for (pid,) in await found.fetchall() if _lives(pid))
+            pids = {pid for (pid,) in await found.fetchall()}
+            return len([pid for pid in pids if process.pid in (pid, _parent_of(pid))]) >= processes
 
     try:
         await process.is_ready(enlisted)
@@ -221,9 +223,10 @@ async def worker(
         await process.close()
 
 
-def _lives(pid: int) -> bool:
+def _parent_of(pid: int) -> int | None:
+    """None if there is no such process any more."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(status.partition("PPid:")[2].split()[0])

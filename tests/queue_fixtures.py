@@ -57,7 +57,7 @@ def settled(lease: Claimed, outcome: Outcome = Outcome.SUCCEEDED, **rest: Any) -
 
 
 async def count(conn: AsyncConnection[Any], table: str) -> int:
-    cursor = await conn.execute(f"SELECT count(*) AS n FROM reflex.{table}")  # pyright: ignore[reportArgumentType]
+    cursor = await conn.execute(f"SELECT count(*) AS n FROM reflex.{table}".encode())
     row = await cursor.fetchone()
     assert row is not None
     return row["n"] if isinstance(row, dict) else row[0]

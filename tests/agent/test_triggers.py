@@ -108,8 +108,9 @@ def test_a_filter_that_can_match_nothing_is_refused() -> None:
 def test_arguments_of_the_wrong_kind_are_refused(
     options: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
+    arguments = dict[str, Any](name="t", filter=ORDERS, agent=act)
     with pytest.raises(error, match=sentence):
-        Trigger(**{"name": "t", "filter": ORDERS, "agent": act, **options})
+        Trigger(**arguments | options)
 
 
 def test_the_definition_is_json_and_says_how_it_runs() -> None:

@@ -122,8 +122,9 @@ async def test_a_retry_waits_keeps_its_attempts_and_comes_back(database_url: str
         assert promoted == 0
         assert next_in is not None
         assert timedelta(seconds=25) < next_in <= timedelta(seconds=30)
-        (clock,) = await (await conn.execute("SELECT now() + interval '31 seconds'")).fetchone() or ()
-        assert (await promote_scheduled(conn, now=clock))[0] == 1
+        later = await (await conn.execute("SELECT now() + interval '31 seconds'")).fetchone()
+        assert later is not None
+        assert (await promote_scheduled(conn, now=later[0]))[0] == 1
         (again,) = await claim(conn, worker_id, ids)
         assert (again.attempt, again.lease_epoch) == (2, 2)
 

@@ -16,4 +16,4 @@ async def test_statement_can_be_prepared(name: str, conn: AsyncConnection[DictRo
     assert text.startswith("-- "), f"{name}.sql begins with what it does and why"
     # Strings and comments keep their percent signs; a placeholder becomes a typeless NULL.
     prepared = re.sub(r"%\((\w+)\)s", "NULL", text).replace("%%", "%")
-    await conn.execute(f"EXPLAIN {prepared}")  # pyright: ignore[reportArgumentType]
+    await conn.execute(f"EXPLAIN {prepared}".encode())

@@ -54,9 +54,7 @@ def test_an_upgrade_waits_for_the_one_before_it(empty_database_url: str) -> None
         waiting = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
         try:
             asked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = %s::oid"
-            (database,) = (
-                conn.execute("SELECT oid FROM pg_database WHERE datname = current_database()").fetchone() or ()
-            )
+            database = conn.execute("SELECT oid FROM pg_database WHERE datname = current_database()").fetchone()
             deadline = time.monotonic() + 30
             while conn.execute(asked, database).fetchone() != (1,):
                 assert waiting.poll() is None, "it did not wait"

@@ -31,7 +31,7 @@ FROM generate_series(1, {ROWS}) AS n;
 @pytest.fixture
 def full(database_url: str) -> Any:
     with psycopg.connect(database_url, autocommit=True) as conn:
-        conn.execute(FILL)
+        conn.execute(FILL.encode())
         conn.execute("VACUUM ANALYZE")
         yield conn
 
@@ -40,7 +40,7 @@ def explain(conn: psycopg.Connection, name: str, parameters: dict[str, Any]) -> 
     """Run a statement in a transaction that is undone; the plan with what it really did."""
     with conn.transaction(force_rollback=True):
         row = conn.execute(
-            "EXPLAIN (ANALYZE, FORMAT JSON, TIMING off) " + statement(name),  # pyright: ignore[reportArgumentType]
+            "EXPLAIN (ANALYZE, FORMAT JSON, TIMING off) " + statement(name),
             parameters,
         ).fetchone()
     assert row is not None

@@ -220,6 +220,7 @@ async def test_the_span_of_a_run_belongs_to_the_trace_of_its_event(monkeypatch: 
     failed = await attempt(boom, lease())
     ok, bad = exporter.get_finished_spans()
     assert ok.name == "process pack"
+    assert ok.context is not None
     assert f"{ok.context.trace_id:032x}" == TRACEPARENT[3:35]
     assert ok.parent is not None
     assert f"{ok.parent.span_id:016x}" == TRACEPARENT[36:52]

@@ -1,7 +1,7 @@
 """The claim loop on a real database, with agents that the test controls."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-import reflex.worker.claim_loop as claim_loop_module
+from reflex.core import queue
 from reflex.core.database import connect
 from reflex.core.queue import Exchanged
 from reflex.core.registration import Registered
@@ -49,7 +49,7 @@ async def at_once(lease: Claimed) -> Settlement:
 @asynccontextmanager
 async def looping(
     url: str, conn: AsyncConnection[Any], attempt: Attempt, *, concurrency: int = 4, poll_interval_s: float = 0.1
-) -> AsyncIterator[ClaimLoop]:
+) -> AsyncGenerator[ClaimLoop]:
     registered = await shop(conn)
     loop = make(url, registered, await enlisted(conn, registered), attempt, concurrency, poll_interval_s)
     running = asyncio.create_task(loop.run())
@@ -140,6 +140,7 @@ async def test_outcomes_survive_a_broken_connection(database_url: str) -> None:
         bench.gate.set()
         await eventually(lambda: all_settled(conn, 4))
         assert loop.finished == []
+        assert len(bench.started) == 4, "no run was done again: its outcome had been kept"
 
 
 async def test_a_claim_whose_answer_was_lost_is_taken_up(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +148,7 @@ async def test_a_claim_whose_answer_was_lost_is_taken_up(database_url: str, monk
 
     Fails without adopt_strays(): the delivery would be stuck for as long as the worker lives.
     """
-    real = claim_loop_module.exchange
+    real = queue.exchange
     lost: list[Claimed] = []
 
     async def losing(conn: AsyncConnection[Any], **rest: Any) -> Exchanged:
@@ -157,7 +158,7 @@ async def test_a_claim_whose_answer_was_lost_is_taken_up(database_url: str, monk
             raise psycopg.OperationalError("the answer was lost")
         return exchanged
 
-    monkeypatch.setattr(claim_loop_module, "exchange", losing)
+    monkeypatch.setattr("reflex.worker.claim_loop.exchange", losing)
     async with await connect(database_url, name="t") as conn, looping(database_url, conn, at_once):
         await publish(conn, 3)
         await eventually(lambda: all_settled(conn, 3))

@@ -1,7 +1,7 @@
 """The standing loops."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -14,7 +14,7 @@ from tests.queue_fixtures import claim, count, enlisted, new_event, publish, sho
 
 
 @asynccontextmanager
-async def maintained(url: str, *, lease_timeout_s: float = 1) -> AsyncIterator[Maintenance]:
+async def maintained(url: str, *, lease_timeout_s: float = 1) -> AsyncGenerator[Maintenance]:
     maintenance = Maintenance(url, lease_timeout_s=lease_timeout_s)
     running = asyncio.create_task(maintenance.run())
     try:
@@ -66,8 +66,8 @@ async def test_after_a_freeze_it_waits_too(database_url: str) -> None:
         clock = iter([now + 100, now + 100, now + 100, now + 500])
         original = maintenance_module.boot_clock
         maintenance_module.boot_clock = lambda: next(clock, now + 500)
+        running = asyncio.create_task(maintenance.rounds(conn))
         try:
-            running = asyncio.create_task(maintenance.rounds(conn))
             await eventually(lambda: maintenance.steady_since == now + 500)
         finally:
             maintenance_module.boot_clock = original

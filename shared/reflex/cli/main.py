@@ -21,6 +21,12 @@ app = typer.Typer(
 )
 app.add_typer(dead_letters.app, name="dead-letters")
 
+DISTRIBUTIONS = {
+    "reflex.gateway": "reflex-fleet-gateway",
+    "reflex.worker": "reflex-fleet-worker",
+    "reflex.agent": "reflex-fleet-worker",
+}
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
 AppPath = Annotated[str | None, typer.Option("--app", help="The app's module, as REFLEX_APP.", metavar="MODULE")]
 
@@ -152,6 +158,12 @@ def main() -> None:
     """Errors raised on purpose are one sentence and an exit code: 2 for the configuration, 1 for the rest."""
     try:
         app()
+    except ModuleNotFoundError as error:
+        distribution = DISTRIBUTIONS.get(".".join((error.name or "").split(".")[:2]))
+        if distribution is None:
+            raise
+        typer.echo(f"reflex: this environment has no {distribution}, which the command needs; install it", err=True)
+        sys.exit(2)
     except ReflexError as error:
         typer.echo(f"reflex: {error}", err=True)
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)

@@ -3,7 +3,7 @@
 import re
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, ClassVar, Final, NamedTuple, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar, cast, get_args
 from uuid import UUID
 
 import orjson
@@ -74,12 +74,18 @@ class BaseEvent(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    type: str
+    if TYPE_CHECKING:
+        # A subclass narrows it to a Literal; a checker refuses that for a `str`, which it takes to be mutable.
+        type: Any
+    else:
+        type: str
     _meta: Event | None = PrivateAttr(default=None)
 
     @property
     def meta(self) -> Event | None:
-        return self._meta
+        # What `self._meta` means; by that name it takes pydantic's __getattr__, ten times as long.
+        private = self.__pydantic_private__
+        return None if private is None else private["_meta"]
 
     def payload_json(self) -> str:
         """The payload as JSON text, without `type`."""
@@ -100,6 +106,7 @@ class BaseEvent(BaseModel):
 class UntypedEvent(BaseEvent):
     """An event of a type that no class was registered for."""
 
+    type: str
     payload: dict[str, Any] = {}
 
     def payload_json(self) -> str:

@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import orjson
 import structlog
@@ -52,7 +52,7 @@ def configure_logs(
         format: `auto` is `pretty` on a terminal and `json` elsewhere.
         stream: Standard error by default, so that a command's output stays clean.
     """
-    stream = stream if stream is not None else sys.stderr
+    stream = stream if stream is not None else cast("TextIO", sys.stderr)
     pretty = format == "pretty" or (format == "auto" and stream.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,

@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     max_output_bytes: int = Field(default=256 * 1024, ge=1024)
     max_published: int = Field(default=1000, ge=1)
 
+    trace_content: bool = False
+
     log_format: Literal["auto", "json", "pretty"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -102,7 +102,7 @@ def _explain(body: bytes, reason: str, max_nesting: int, at: str) -> EventReject
         return MalformedJson("is empty; expected a JSON object", field=at)
     if body.startswith(b"\xef\xbb\xbf"):
         return MalformedJson("begins with a byte order mark; send UTF-8 without one", field=at)
-    if body.startswith(UTF16_MARKS) or 0 in body[:4]:
+    if body.startswith(UTF16_MARKS) or 0 in body[:2]:
         return MalformedJson("looks like UTF-16 or UTF-32; send UTF-8", field=at)
     if "ecursion limit" in reason:
         return _too_deep(max_nesting, at)

@@ -44,7 +44,11 @@ def configure_traces(service: str) -> Callable[[], None]:
         import logfire
 
         logfire.configure(service_name=service, console=False, inspect_arguments=False)
-        return lambda: logfire.shutdown() and None
+
+        def shut_down() -> None:
+            logfire.shutdown()
+
+        return shut_down
     if any(os.environ.get(f"OTEL_EXPORTER_OTLP_{which}ENDPOINT") for which in ("", "TRACES_")):
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource

@@ -100,11 +100,11 @@ def model_failure(error: BaseException) -> tuple[str, timedelta | None, str] | N
         status: int | None = getattr(error, "status_code", None)
         seconds: float | None = getattr(error, "retry_after", None)
         wait = None if seconds is None else min(timedelta(seconds=min(seconds, 1e9)), LONGEST_WAIT)
-        if isinstance(error, exceptions.ModelAuthenticationError):
+        if isinstance(error, exceptions.ModelAuthenticationError) or status in (401, 403):
             return "model_credentials", wait, "check the provider's key in this worker's environment"
-        if isinstance(error, exceptions.ModelNotFoundError):
+        if isinstance(error, exceptions.ModelNotFoundError) or status == 404:
             return "model_not_found", wait, "check the model's name, in DEFAULT_MODEL or in the agent"
-        if isinstance(error, exceptions.ModelRequestRejectedError):
+        if isinstance(error, exceptions.ModelRequestRejectedError) or status in (400, 413, 422):
             return "model_refused", wait, "the provider refused the request itself; the same one will be refused again"
         if isinstance(error, exceptions.ModelTimeoutError | exceptions.ModelRequestTimeout):
             return "model_timeout", wait, ""

@@ -39,6 +39,7 @@ class Models:
     def __init__(self, default_model: str | None = None) -> None:
         self.default_model = default_model
         self._made: dict[str, Model[Any]] = {}
+        self._owned: list[Model[Any]] = []
 
     def model_for(self, agent: "AbstractAgent[Any, Any]") -> "Model[Any] | None":
         """What to pass as `model=` to a run of the agent; None where the agent knows best.
@@ -51,7 +52,11 @@ class Models:
         if isinstance(agent.model, str):
             # Its check was deferred. Made here it is shared; pydantic-ai would make one, with its pool, a run.
             return None if resolves_models_itself(agent) else self.named(agent.model)
-        if agent.model is not None or resolves_models_itself(agent):
+        if agent.model is not None:
+            if not any(agent.model is model for model in self._owned):
+                self._owned.append(agent.model)
+            return None
+        if resolves_models_itself(agent):
             return None
         if self.default_model is None:
             raise AppError(
@@ -69,6 +74,13 @@ class Models:
         if name not in self._made:
             self._made[name] = made(name)
         return self._made[name]
+
+    async def aclose(self) -> None:
+        """Close the connections to providers. A model that is used again afterwards opens new ones."""
+        for model in (*self._made.values(), *self._owned):
+            # Entering a model is what makes leaving it close its client.
+            async with model:
+                pass
 
 
 def resolve_models(app: "App", default_model: str | None) -> Models:

@@ -3,6 +3,7 @@
 import importlib
 import re
 import string
+from itertools import product
 from typing import Any, Final
 
 __all__ = ["text_for"]
@@ -29,8 +30,9 @@ def text_for(pattern: str, *, min_length: int, max_length: int | None, nth: int 
         parts = PARSER.parse(pattern)
     except (re.error, RecursionError, OverflowError):
         return None
-    for repeat in range(LONGEST_REPEAT):
-        text = walk(parts, repeat, nth)
+    # Another choice at every turn helps where a look-around forbids the first one.
+    for repeat, turn in product(range(LONGEST_REPEAT), range(3)):
+        text = walk(parts, repeat, nth + turn)
         text += "x" * (min_length - len(text) if not pattern.endswith("$") else 0)
         fits = len(text) >= min_length and (max_length is None or len(text) <= max_length)
         if fits and compiled.search(text):

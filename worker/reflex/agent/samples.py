@@ -211,12 +211,16 @@ def number(schema: Schema, nth: int) -> int | float:
     for count in range(MAX_TRIES + nth):
         for at in (start + count, start - count):
             value = at * step
-            if fits(value, {**schema, "type": "number"}, schema):
+            # As a float, large neighbours are one and the same.
+            if fits(value if whole else float(value), {**schema, "type": "number"}, schema):
                 if nth == 0:
                     return int(value) if whole else value
                 nth -= 1
                 break
     if not whole and low < high:
-        # Between two neighbours of the grid: 0 < x < 0.5.
-        return low + (high - low) / (nth + 2)
+        # Between two neighbours of the grid, as in 0 < x < 0.5, or where the grid is finer than floats are.
+        between = low + (high - low) / (nth + 2) if math.isfinite(high - low) else math.nextafter(low, high)
+        value = between if math.isfinite(between) else math.nextafter(high, low)
+        if fits(value, schema, schema):
+            return value
     raise NoSample(f"no number fits {dict(schema)!r}")

@@ -8,9 +8,11 @@ import re
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard
 
+from reflex.agent.failures import shown
 from reflex.agent.filters import Filter, FilterError
 from reflex.core.events import Event
 from reflex.core.retry import RetryPolicy
@@ -75,7 +77,7 @@ class Trigger:
         body = module_body(caller.f_back if caller else None)
         self.module: str = body.f_globals["__name__"] if body else "?"
         self.namespace: dict[str, Any] = body.f_globals if body else {}
-        self.where = f"{body.f_code.co_filename}:{body.f_lineno}" if body else "?"
+        self.where = f"{shown(body.f_code.co_filename)}:{body.f_lineno}" if body else "?"
         if body:
             constructed.append(self)
 
@@ -98,7 +100,10 @@ class Trigger:
     def definition(self) -> dict[str, Any]:
         """What people see in the console and on the command line. JSON."""
         return {
-            "agent": {"kind": "model" if is_model_agent(self.agent) else "function", "name": agent_name(self.agent)},
+            "agent": {
+                "kind": "pydantic-ai" if is_model_agent(self.agent) else "function",
+                "name": agent_name(self.agent),
+            },
             "filter": repr(self.filter),
             "retry": {
                 "max_attempts": self.retry.max_attempts,
@@ -122,7 +127,8 @@ def agent_name(agent: object) -> str | None:
     """The name of a function, or of a pydantic-ai agent that was given one."""
     if is_model_agent(agent):
         return agent.name
-    return getattr(inspect.unwrap(agent), "__qualname__", type(agent).__qualname__) if callable(agent) else None
+    function = agent.func if isinstance(agent, partial) else inspect.unwrap(agent) if callable(agent) else agent
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def checked_name(name: object) -> str:

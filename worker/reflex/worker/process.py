@@ -7,6 +7,7 @@ import asyncio
 import os
 import random
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -17,6 +18,7 @@ from psycopg import AsyncConnection
 from reflex.agent.app import App, load_app
 from reflex.agent.models import Models, resolve_models
 from reflex.agent.publishing import RunLimits
+from reflex.core import telemetry
 from reflex.core.database import connect, describe, is_connection_error
 from reflex.core.errors import ConfigurationError
 from reflex.core.ids import new_id
@@ -51,6 +53,8 @@ async def work(settings: Settings, app: App | None = None) -> None:
             raise ConfigurationError("REFLEX_APP is not set: it names the app's module, as in REFLEX_APP=shop.agents")
         app = load_app(settings.app, default_model=settings.default_model)
     models = resolve_models(app, settings.default_model)
+    if telemetry.enabled():
+        instrument_agents(include_content=settings.trace_content)
     log = structlog.get_logger()
     stopping = Stopping(settings.drain_grace_s)
     with stopping.installed():
@@ -64,6 +68,14 @@ async def work(settings: Settings, app: App | None = None) -> None:
         while not stopping.asked.is_set():
             await live(url, settings, app, models, registered, stopping)
     log.info("worker has stopped")
+
+
+def instrument_agents(*, include_content: bool) -> None:
+    """Spans of model requests and tool calls, which pydantic-ai writes itself. An app without it is left without."""
+    if "pydantic_ai.agent" in sys.modules:
+        from pydantic_ai import Agent, InstrumentationSettings
+
+        Agent.instrument_all(InstrumentationSettings(include_content=include_content))
 
 
 async def patiently(url: str, stopping: Stopping, action: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T | None:

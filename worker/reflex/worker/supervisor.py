@@ -4,17 +4,30 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Final
 
 import structlog
 
+from reflex.core.lifeline import die_with_parent
+
 __all__ = ["supervise"]
 
+LOOK_S: Final = 0.1
 RESTART_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
 # A process that lived this long was well; its next restart is quick again.
 WELL_S: Final = 30.0
 CONFIGURATION_EXIT_CODE: Final = 2
+
+
+@dataclass(slots=True, eq=False)
+class Child:
+    """A worker process, and how often it was told to stop."""
+
+    process: subprocess.Popen[bytes]
+    started: float = field(default_factory=time.monotonic)
+    told: int = 0
 
 
 def supervise(arguments: list[str], processes: int) -> int:
@@ -27,49 +40,55 @@ def supervise(arguments: list[str], processes: int) -> int:
     """
     log = structlog.get_logger()
     command = [sys.executable, "-m", "reflex.cli.main", "worker", *arguments]
-    children: dict[int, tuple[subprocess.Popen[bytes], float]] = {}
-    failures = 0
-    stopping = False
+    asked = 0
 
-    def pass_on(number: int, _: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-        for child, _started in children.values():
-            if child.poll() is None:
-                # Ctrl-C in a terminal reaches the children as well; they would take ours for the second one.
-                child.send_signal(signal.SIGTERM)
+    def on_signal(number: int, _: FrameType | None) -> None:
+        # Only counted: a child that is being started at this very moment is not among the children yet.
+        nonlocal asked
+        asked += 1
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
-    for _ in range(processes):
-        start(command, children)
+        signal.signal(number, on_signal)
+    children: list[Child] = []
+    due = [0.0] * processes  # when to start each process that does not run
+    failures = 0
     code = 0
-    while children:
-        time.sleep(0.1)
-        for pid, (child, started) in list(children.items()):
-            ended = child.poll()
+    while children or (due and not asked):
+        now = time.monotonic()
+        while not asked and due and min(due) <= now:
+            due.remove(min(due))
+            children.append(start(command))
+        for child in list(children):
+            ended = child.process.poll()
             if ended is None:
+                if child.told < asked:
+                    # Ctrl-C in a terminal would reach the children as well; they would take ours for the second one.
+                    child.process.send_signal(signal.SIGTERM)
+                    child.told += 1  # one at a time: two that wait to be noticed count as one
                 continue
-            del children[pid]
-            if stopping:
-                code = code or (ended if ended > 0 else 0)
-                continue
-            if ended == CONFIGURATION_EXIT_CODE:
+            children.remove(child)
+            if asked:
+                code = code or max(ended, 0)
+            elif ended == CONFIGURATION_EXIT_CODE:
                 # Its one sentence is in the log already, and the next process would say the same.
                 code = CONFIGURATION_EXIT_CODE
-                pass_on(signal.SIGTERM, None)
-                continue
-            failures = 0 if time.monotonic() - started > WELL_S else failures
-            wait_s = RESTART_S[min(failures, len(RESTART_S) - 1)]
-            failures += 1
-            log.error("a worker process ended; starting another", exit_code=ended, pid=pid, restart_in_s=wait_s)
-            time.sleep(wait_s)
-            if not stopping:
-                start(command, children)
+                asked = 1
+            else:
+                failures = 0 if now - child.started > WELL_S else failures
+                wait_s = RESTART_S[min(failures, len(RESTART_S) - 1)]
+                failures += 1
+                log.error(
+                    "a worker process ended; starting another",
+                    exit_code=ended, pid=child.process.pid, restart_in_s=wait_s,
+                )  # fmt: skip
+                due.append(now + wait_s)
+        time.sleep(LOOK_S)
     return code
 
 
-def start(command: list[str], children: dict[int, tuple[subprocess.Popen[bytes], float]]) -> None:
-    # A session of its own: Ctrl-C must reach a child once, through us.
-    child = subprocess.Popen(command, start_new_session=True)  # noqa: S603
-    children[child.pid] = (child, time.monotonic())
+def start(command: list[str]) -> Child:
+    # A session of its own: Ctrl-C must reach a child once, through us. If we are killed it drains by itself.
+    process = subprocess.Popen(  # noqa: S603
+        command, start_new_session=True, preexec_fn=die_with_parent(signal.SIGTERM)
+    )
+    return Child(process)

@@ -1,0 +1,125 @@
+import re
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from reflex.agent.app import App, load_app
+from reflex.agent.execution import run_agent
+from reflex.agent.failures import classify
+from reflex.agent.models import Models, resolve_models
+from reflex.agent.triggers import Trigger, constructed
+from reflex.core.events import Event, EventRegistry
+from tests.agent.records import make_context, make_record
+
+ROOT = Path(__file__).parents[2]
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+OFFLINE = Models("offline")
+
+
+@pytest.fixture(autouse=True)
+def on_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The examples define the same event types; each is loaded as if the process were its own."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(EventRegistry, "classes", {})
+    triggers = list(constructed)
+    yield
+    constructed[:] = triggers
+    for name in [name for name in sys.modules if name.startswith("examples")]:
+        del sys.modules[name]
+
+
+def load(name: str) -> App:
+    return load_app(f"examples.{name}.app", default_model="offline")
+
+
+async def outputs(app: App, record: Event) -> tuple[dict[str, Any], list[Event]]:
+    """What each trigger that matches makes of the event, and the events that come of it."""
+    found: dict[str, Any] = {}
+    published: list[Event] = []
+    for trigger in app.triggers:
+        if trigger.matches(record):
+            ctx = make_context(record, trigger=trigger.name)
+            execution = await run_agent(trigger, ctx, OFFLINE)
+            found[trigger.name] = orjson.loads(execution.output_json or "null")
+            published += [make_record(new.type, orjson.loads(new.payload)) for new in ctx.published]
+    return found, published
+
+
+def test_the_minimal_app_is_the_one_of_the_readme() -> None:
+    text = (ROOT / "examples/minimal/app.py").read_text()
+    assert text in PYTHON.findall((ROOT / "README.md").read_text())
+
+
+async def test_the_minimal_app_handles_large_orders_only() -> None:
+    app = load("minimal")
+    resolve_models(app, "offline")
+    manifest = app.manifest()
+    assert [event_type.type for event_type in manifest.event_types] == ["order.created"]
+    assert [(trigger.name, trigger.patterns) for trigger in manifest.triggers] == [
+        ("high-value-orders", ("order.created",))
+    ]
+    large = make_record(payload={"order_id": "A1", "amount": 250.0})
+    assert await outputs(app, large) == ({"high-value-orders": "offline model: order.created received"}, [])
+    assert await outputs(app, make_record(payload={"order_id": "A2", "amount": 99.0})) == ({}, [])
+
+
+async def test_a_large_order_is_reviewed_labelled_and_its_customer_notified() -> None:
+    app = load("orders")
+    payload = {"order_id": "A1", "amount": 250.0, "customer": "ada"}
+    found, (reviewed,) = await outputs(app, make_record(payload=payload))
+    assert found == {
+        "high-value-orders": {"decision": "approve", "reason": "offline"},
+        "shipping-labels": {"order_id": "A1", "label": "LBL-A1", "destination": "home"},
+    }
+    assert (reviewed.type, reviewed.payload["decision"]) == ("order.reviewed", "approve")
+    assert await outputs(app, reviewed) == ({"customer-notices": "Dear ada, your order A1 is on its way."}, [])
+
+
+async def test_the_order_of_the_design_needs_no_more_than_its_two_fields() -> None:
+    found, published = await outputs(load("orders"), make_record(payload={"order_id": "A1", "amount": 250.0}))
+    assert set(found) == {"high-value-orders", "shipping-labels"}
+    assert len(published) == 1
+
+
+async def test_a_hello_over_http_runs_an_agent() -> None:
+    found, _ = await outputs(load("orders"), make_record("http", {"message": "Hello, Reflex!"}))
+    assert found == {"hello": "offline model: http received"}
+
+
+async def test_an_order_to_nowhere_fails_three_times_and_touches_no_other_trigger() -> None:
+    app = load("orders")
+    record = make_record(payload={"order_id": "A1", "amount": 250.0, "destination": "nowhere"})
+    labels = next(trigger for trigger in app.triggers if trigger.name == "shipping-labels")
+    others = App("others", tuple(trigger for trigger in app.triggers if trigger is not labels))
+    with pytest.raises(ConnectionError) as e:
+        await run_agent(labels, make_context(record), OFFLINE)
+    failure = classify(e.value)
+    assert failure.kind == "retry"
+    assert "examples/orders/app.py" in failure.error_text
+    assert labels.retry.wait_after(2, fraction=1) == timedelta(milliseconds=400)
+    assert labels.retry.wait_after(3) is None
+    assert set((await outputs(others, record))[0]) == {"high-value-orders"}
+
+
+async def test_the_guide_is_a_program_that_runs() -> None:
+    """Its blocks, one after the other, are a module; each trigger that it makes can run."""
+    blocks = PYTHON.findall((ROOT / "docs/guides/writing-an-app.md").read_text())
+    assert (ROOT / "examples/minimal/app.py").read_text() in blocks
+    for block in blocks[1:]:
+        exec(compile(block, "guide", "exec"), namespace := {"__name__": "guide"} | globals_of(blocks[0]))
+        triggers = [value for value in namespace.values() if isinstance(value, Trigger)]
+        for trigger in triggers:
+            trigger.definition()
+
+
+def globals_of(block: str) -> dict[str, Any]:
+    EventRegistry.classes.clear()
+    namespace: dict[str, Any] = {"__name__": "guide"}
+    exec(compile(block, "guide", "exec"), namespace)
+    return namespace
