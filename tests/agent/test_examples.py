@@ -12,7 +12,8 @@ from reflex.agent.app import App, load_app
 from reflex.agent.execution import run_agent
 from reflex.agent.failures import classify
 from reflex.agent.models import Models, resolve_models
-from reflex.agent.triggers import Trigger, constructed
+from reflex.agent.signals import Retry
+from reflex.agent.triggers import constructed
 from reflex.core.events import Event, EventRegistry
 from tests.agent.records import make_context, make_record
 
@@ -108,18 +109,22 @@ async def test_an_order_to_nowhere_fails_three_times_and_touches_no_other_trigge
 
 
 async def test_the_guide_is_a_program_that_runs() -> None:
-    """Its blocks, one after the other, are a module; each trigger that it makes can run."""
     blocks = PYTHON.findall((ROOT / "docs/guides/writing-an-app.md").read_text())
-    assert (ROOT / "examples/minimal/app.py").read_text() in blocks
-    for block in blocks[1:]:
-        exec(compile(block, "guide", "exec"), namespace := {"__name__": "guide"} | globals_of(blocks[0]))
-        triggers = [value for value in namespace.values() if isinstance(value, Trigger)]
-        for trigger in triggers:
-            trigger.definition()
-
-
-def globals_of(block: str) -> dict[str, Any]:
-    EventRegistry.classes.clear()
-    namespace: dict[str, Any] = {"__name__": "guide"}
-    exec(compile(block, "guide", "exec"), namespace)
-    return namespace
+    assert blocks[0] == (ROOT / "examples/minimal/app.py").read_text()
+    before = len(constructed)
+    exec(compile("\n".join(blocks), "writing-an-app.md", "exec"), {"__name__": "guide"})
+    order = make_record(payload={"order_id": "A1", "amount": 250.0}, key="A1")
+    booked = make_record("order.booked", {"order_id": "A1"})
+    app = App("guide", tuple(trigger for trigger in constructed[before:] if trigger.name != "carrier"))
+    found, published = await outputs(app, order)
+    assert found == {
+        "high-value-orders": "offline model: order.created received",
+        "bookings": {"booking": "B-A1"},
+        "fraud-check": {"risk": "low", "reason": "offline"},
+        "reminders": None,
+    }
+    assert [event.type for event in published] == ["order.booked", "fraud.alarm", "order.booked"]
+    (carrier,) = [trigger for trigger in constructed[before:] if trigger.matches(booked)]
+    with pytest.raises(Retry):
+        await run_agent(carrier, make_context(booked), OFFLINE)
+    await run_agent(carrier, make_context(booked, attempt=2), OFFLINE)

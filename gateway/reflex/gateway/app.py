@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from reflex.core.database import open_pool
 from reflex.core.settings import Settings
-from reflex.gateway import dead_letter_routes, health, reading
+from reflex.gateway import dead_letter_routes, docs_page, health, openapi, reading
 from reflex.gateway.group_commit import EventStore, GroupCommit
 from reflex.gateway.ingest import Ingest
 from reflex.gateway.problems import CatchAll, exception_handlers
@@ -58,6 +58,8 @@ def create_app(settings: Settings, *, store: EventStore | None = None) -> Starle
             *reading.routes,
             *dead_letter_routes.routes,
             *health.routes,
+            *openapi.routes,
+            *docs_page.routes,
         ],
         middleware=[Middleware(CatchAll)],
         exception_handlers=exception_handlers(),

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from reflex.core.database import is_connection_error
 from reflex.core.errors import DatabaseUnavailable, Saturated
 
-__all__ = ["change", "finish_within", "lend", "read"]
+__all__ = ["STATEMENT_TIMEOUT", "Pool", "change", "finish_within", "lend", "pool_of", "read"]
 
 Connection = AsyncConnection[Any]
 Pool = AsyncConnectionPool[Connection]
@@ -27,8 +27,7 @@ Result = TypeVar("Result")
 # Reads never take the pool's last connection: the health check has to get one on a busy gateway, too.
 KEPT_FOR_HEALTH: Final = 1
 WAIT_S: Final = 2.0
-LIMITS: Final = "SET LOCAL statement_timeout = '5s'"
-READ_ONLY: Final = "SET LOCAL transaction_read_only = on"
+STATEMENT_TIMEOUT: Final = "SET LOCAL statement_timeout = '5s'"
 READ_S: Final = 8.0
 CHANGE_S: Final = 60.0
 
@@ -37,7 +36,7 @@ late: set[asyncio.Task[Any]] = set()
 
 
 async def read(request: Request, query: Callable[[Connection], Awaitable[Result]]) -> Result:
-    """Run a query in a read-only transaction with a time limit.
+    """Run a query in a transaction with a time limit.
 
     Raises:
         Saturated: Too many reads are under way.
@@ -45,9 +44,8 @@ async def read(request: Request, query: Callable[[Connection], Awaitable[Result]
     """
 
     async def work() -> Result:
-        async with turn(request), lend(request.app.state.pool, wait_s=WAIT_S) as conn, conn.transaction():
-            await conn.execute(LIMITS)
-            await conn.execute(READ_ONLY)
+        async with turn(request), lend(pool_of(request), wait_s=WAIT_S) as conn, conn.transaction():
+            await conn.execute(STATEMENT_TIMEOUT)
             return await query(conn)
 
     return await finish_within(READ_S, work())
@@ -62,10 +60,18 @@ async def change(request: Request, command: Callable[[Connection], Awaitable[Res
     """
 
     async def work() -> Result:
-        async with turn(request), lend(request.app.state.pool, wait_s=WAIT_S) as conn:
+        async with turn(request), lend(pool_of(request), wait_s=WAIT_S) as conn:
             return await command(conn)
 
     return await finish_within(CHANGE_S, work())
+
+
+def pool_of(request: Request) -> Pool:
+    """The app's pool. A gateway that only measures runs without one."""
+    pool: Pool | None = getattr(request.app.state, "pool", None)
+    if pool is None:
+        raise DatabaseUnavailable("this gateway was started without a database")
+    return pool
 
 
 @asynccontextmanager
@@ -73,7 +79,7 @@ async def turn(request: Request) -> AsyncGenerator[None]:
     """One of the places for requests that read."""
     state = request.app.state
     if not hasattr(state, "read_turns"):
-        state.read_turns = asyncio.Semaphore(max(1, state.pool.max_size - KEPT_FOR_HEALTH))
+        state.read_turns = asyncio.Semaphore(max(1, pool_of(request).max_size - KEPT_FOR_HEALTH))
     turns: asyncio.Semaphore = state.read_turns
     try:
         async with asyncio.timeout(WAIT_S):

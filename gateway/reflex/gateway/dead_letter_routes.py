@@ -1,6 +1,7 @@
 """Dead letters over HTTP: list, show, retry, purge; one, or all that a filter means."""
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final, Literal, cast
 from uuid import UUID
 
@@ -18,13 +19,15 @@ from reflex.core.dead_letters import (
     retry_dead_letter,
     retry_dead_letters,
 )
-from reflex.core.errors import NotFound
+from reflex.core.errors import EventRejected, NotFound
 from reflex.core.ids import DeliveryId
 from reflex.core.pages import QueryRejected
 from reflex.core.rows import DeadLetterRow
-from reflex.core.strict_json import parse
+from reflex.core.strict_json import MalformedJson, parse
 from reflex.gateway.answers import json_answer
+from reflex.gateway.bodies import Bodies, MediaType, media_type
 from reflex.gateway.connections import change, read
+from reflex.gateway.problems import RequestRefused
 from reflex.gateway.query import CURSOR, LIMIT, Parameter, read_query, read_values
 
 __all__ = [
@@ -119,6 +122,7 @@ async def dead_letter(request: Request) -> Response:
 
 
 async def retry_one(request: Request) -> Response:
+    refuse_cross_site(request)
     read_query(request, ())
     delivery_id = parse_delivery_id(request.path_params["id"])
     await change(request, lambda conn: retry_dead_letter(conn, delivery_id))
@@ -127,6 +131,7 @@ async def retry_one(request: Request) -> Response:
 
 
 async def purge_one(request: Request) -> Response:
+    refuse_cross_site(request)
     read_query(request, ())
     delivery_id = parse_delivery_id(request.path_params["id"])
     await change(request, lambda conn: purge_dead_letter(conn, delivery_id))
@@ -135,6 +140,7 @@ async def purge_one(request: Request) -> Response:
 
 
 async def retry_many(request: Request) -> Response:
+    refuse_cross_site(request)
     read_query(request, ())
     which, all, limit = split(read_values(await read_filter(request), CHANGE_PARAMETERS, noun="field"))
     retried = await change(request, lambda conn: retry_dead_letters(conn, which, all=all, limit=limit))
@@ -143,6 +149,7 @@ async def retry_many(request: Request) -> Response:
 
 
 async def purge_many(request: Request) -> Response:
+    refuse_cross_site(request)
     which, all, limit = split(read_query(request, CHANGE_PARAMETERS))
     purged = await change(request, lambda conn: purge_dead_letters(conn, which, all=all, limit=limit))
     log.info("dead letters purged", count=purged, filter=str(which))
@@ -150,12 +157,29 @@ async def purge_many(request: Request) -> Response:
 
 
 async def read_filter(request: Request) -> dict[str, object]:
-    """The JSON object in the body. An empty body is an empty filter, which then asks for `all`."""
-    body = await request.body()
-    value: object = parse(body, max_nesting=request.app.state.settings.max_nesting) if body.strip() else {}
+    """The JSON object in the body."""
+    settings = request.app.state.settings
+    headers = dict(request.scope["headers"])
+    if media_type(headers) is not MediaType.JSON:
+        raise QueryRejected("must be application/json", field="content-type")
+    body = await Bodies(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s).read(
+        headers, request.receive
+    )
+    try:
+        value: object = parse(body or b"", max_nesting=settings.max_nesting)
+    except MalformedJson:
+        raise
+    except EventRejected as error:  # it is no event
+        raise QueryRejected(error.reason, field=error.field) from None
     if not isinstance(value, dict):
         raise QueryRejected('must be a JSON object, such as {"trigger": "high-value-orders"}', field="body")
     return cast("dict[str, object]", value)
+
+
+def refuse_cross_site(request: Request) -> None:
+    """A page of another site can make a visitor's browser send a POST without a body, without asking first."""
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise RequestRefused(HTTPStatus.FORBIDDEN, "cross_site", "a page of another site may not change anything here")
 
 
 def split(values: dict[str, Any]) -> tuple[DeadLetterFilter, bool, int]:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from reflex.core.errors import DatabaseUnavailable
 from reflex.core.overview import Overview, QueueNumbers, WorkerRow, describe_problems, read_overview
 from reflex.gateway.answers import json_answer
-from reflex.gateway.connections import Pool, finish_within, lend
+from reflex.gateway.connections import STATEMENT_TIMEOUT, finish_within, lend, pool_of
 from reflex.gateway.query import read_query
 
 __all__ = ["Alive", "Health", "routes"]
@@ -67,8 +67,7 @@ async def look(request: Request) -> Health:
     state = request.app.state
     under_way: asyncio.Task[tuple[Overview, float]] | None = getattr(state, "health_look", None)
     if under_way is None or under_way.done():
-        lease_timeout = timedelta(seconds=state.settings.lease_timeout_s)
-        under_way = state.health_look = asyncio.create_task(measure(state.pool, lease_timeout))
+        under_way = state.health_look = asyncio.create_task(measure(request))
     try:
         overview, latency_s = await finish_within(ANSWER_WITHIN_S, under_way)
     except DatabaseUnavailable as error:
@@ -76,8 +75,10 @@ async def look(request: Request) -> Health:
     return judge(overview, latency_s)
 
 
-async def measure(pool: Pool, lease_timeout: timedelta) -> tuple[Overview, float]:
-    async with lend(pool, wait_s=ANSWER_WITHIN_S) as conn:
+async def measure(request: Request) -> tuple[Overview, float]:
+    lease_timeout = timedelta(seconds=request.app.state.settings.lease_timeout_s)
+    async with lend(pool_of(request), wait_s=ANSWER_WITHIN_S) as conn, conn.transaction():
+        await conn.execute(STATEMENT_TIMEOUT)
         began = time.perf_counter()
         overview = await read_overview(conn, lease_timeout=lease_timeout)
         return overview, time.perf_counter() - began

@@ -88,10 +88,12 @@ class PayloadSchemas:
                     field=f"{at}/type",
                 )
             return
-        validators = compiled.validators
+        for validator in compiled.validators:
+            if validator.is_valid(payload):
+                return
         # A type with a schema that does not compile counts as one without: better unchecked than lost.
-        if validators and not any(validator.is_valid(payload) for validator in validators):
-            reasons = min((explain(validator, payload, at) for validator in validators), key=len)
+        if compiled.validators:
+            reasons = min((explain(validator, payload, at) for validator in compiled.validators), key=len)
             raise reasons[0] if len(reasons) == 1 else BatchRejected(reasons)
 
     async def load(self, conn: AsyncConnection[Any]) -> None:

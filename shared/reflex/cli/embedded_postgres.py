@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from reflex.cli.lifeline import die_with_parent
 from reflex.cli.postgres_account import (
     ServerAccount,
     environment,
@@ -27,6 +26,7 @@ from reflex.cli.postgres_account import (
 from reflex.cli.postgres_binaries import binaries_for
 from reflex.cli.postgres_cluster import PostgresNotStarted, cluster_url, make_cluster
 from reflex.cli.postmaster import forget_crashed_server, read_pid_file, running_server
+from reflex.core.lifeline import die_with_parent
 
 __all__ = ["EmbeddedPostgres", "PostgresNotStarted", "running_url"]
 
@@ -85,6 +85,10 @@ class EmbeddedPostgres:
         if self._server is None:
             raise RuntimeError("the server does not run")
         return self._server.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._server is not None and self._server.poll() is None
 
     def start(self) -> Self:
         """Return when it takes connections.

@@ -1,5 +1,6 @@
 """The command `reflex`. Each command imports what it needs when it runs: `--help` must not wait for a model library."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,10 @@ from reflex.cli import dead_letters
 from reflex.core.errors import ConfigurationError, ReflexError
 
 __all__ = ["app", "main"]
+
+# Logfire brings a plugin through which pydantic imports the whole of it: half a second and 30 MB, listening or not.
+if not os.environ.get("LOGFIRE_TOKEN"):
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "logfire-plugin")
 
 app = typer.Typer(
     name="reflex",

@@ -9,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from reflex.cli.lifeline import die_with_parent
 from reflex.cli.postgres_account import ServerAccount, environment, give, identity, reachable
 from reflex.core.errors import ConfigurationError
+from reflex.core.lifeline import die_with_parent
 
 __all__ = ["PostgresNotStarted", "cluster_url", "make_cluster"]
 
