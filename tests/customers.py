@@ -23,6 +23,8 @@ class Customers:
         urls: The gateways; each attempt goes to the next one.
         order: The event of a number, without its `id`.
         persistent: Whether what was not accepted is sent again. If not, a customer goes on with the next event.
+        patience_s: How long one waits for an answer.
+        repeat_every: Each so many accepted events one is sent once more, and must get the id that it has.
     """
 
     def __init__(
@@ -33,15 +35,20 @@ class Customers:
         customers: int = 4,
         pause_s: float = 0.01,
         persistent: bool = True,
+        repeat_every: int | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self.accepted: dict[str, UUID] = {}
         self.answers: Counter[int] = Counter()  # by status
         self.unanswered = 0
+        self.repeated = 0
         self.wrong: list[str] = []  # what no gateway may answer
         self._urls = urls
         self._order = order
         self._pause_s = pause_s
         self._persistent = persistent
+        self._repeat_every = repeat_every
+        self._patience_s = patience_s
         self._numbers = count()
         self._turns = count()
         self._open = True
@@ -49,7 +56,7 @@ class Customers:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._client = httpx2.AsyncClient(timeout=PATIENCE_S)
+        self._client = httpx2.AsyncClient(timeout=self._patience_s)
         self._tasks = [asyncio.create_task(self._shop()) for _ in range(self._customers)]
         return self
 
@@ -77,6 +84,9 @@ class Customers:
             event = {**self._order(number), "id": f"order-{number}"}
             while not await self._send(event) and self._persistent:  # noqa: ASYNC110 - it asks a server
                 await asyncio.sleep(AGAIN_S)
+            if self._repeat_every and number % self._repeat_every == 0:
+                self.repeated += 1
+                await self._send(event)
             await asyncio.sleep(self._pause_s)
 
     async def _send(self, event: Mapping[str, Any]) -> bool:
@@ -89,7 +99,9 @@ class Customers:
             return False
         self.answers[answer.status_code] += 1
         if answer.status_code == 202:
-            self.accepted[event["id"]] = UUID(answer.json()["id"])
+            id = UUID(answer.json()["id"])
+            if self.accepted.setdefault(event["id"], id) != id:
+                self.wrong.append(f"{event['id']} is {self.accepted[event['id']]} and, sent again, {id}")
             return True
         if answer.status_code != 503 or "retry-after" not in answer.headers:
             self.wrong.append(f"{event['id']} got {answer.status_code}: {answer.text[:300]}")

@@ -51,19 +51,24 @@ def free_port() -> int:
 class ReflexProcess:
     """One `reflex` command in a process group of its own. Its output goes to `log_file`."""
 
+    program: tuple[str, ...] = (sys.executable, "-m", "reflex.cli.main")
+
     def __init__(
         self, *arguments: str, folder: Path, env: Mapping[str, str], name: str, database_url: str | None = None
     ) -> None:
         self.arguments = arguments
         self.log_file = folder / f"{name}.log"
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
-        inherited["PYTHONPATH"] = str(folder)  # where a test writes its app
+        inherited = {
+            key: value for key, value in os.environ.items() if not key.startswith(OURS) and not key.endswith("_API_KEY")
+        }
+        # The folder is where a test writes its app.
+        inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
         self.env = {**inherited, "REFLEX_LOG_FORMAT": "json", **env}
         if database_url:
             self.env["DATABASE_URL"] = database_url
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "reflex.cli.main", *arguments],
+                [*self.program, *arguments],
                 cwd=folder, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True, preexec_fn=die_with_parent(signal.SIGKILL),
             )  # fmt: skip

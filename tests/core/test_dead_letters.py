@@ -81,13 +81,14 @@ async def test_dead_letters_come_latest_first_and_a_cursor_continues_among_equal
 
 
 async def test_the_latest_death_comes_first(db: AsyncConnection[Any]) -> None:
+    """Fails if the order is that of the events."""
     registered = await shop(db)
     await publish(db, 2)
-    early, late = await die(db, registered)
+    older, newer = await die(db, registered)
     await db.execute(
-        "UPDATE reflex.dead_letter SET died_at = died_at - interval '1 hour' WHERE event_id = %s", (early.event_id,)
+        "UPDATE reflex.dead_letter SET died_at = died_at - interval '1 hour' WHERE event_id = %s", (newer.event_id,)
     )
-    assert [letter.id for letter in (await list_dead_letters(db)).rows] == [str(late), str(early)]
+    assert [letter.id for letter in (await list_dead_letters(db)).rows] == [str(older), str(newer)]
 
 
 async def test_each_filter_narrows(db: AsyncConnection[Any]) -> None:

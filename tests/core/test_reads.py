@@ -92,6 +92,12 @@ async def test_since_and_until_go_by_when_the_log_took_the_event_not_by_what_the
     assert len((await list_events(db, since=noon, until=noon + timedelta(minutes=6))).rows) == 2
 
 
+def test_the_first_id_of_a_moment_is_just_below_those_made_then() -> None:
+    """Fails if the moment goes in as anything but the milliseconds with which a UUIDv7 begins."""
+    now = datetime.now(UTC)
+    assert first_id_at(now - timedelta(milliseconds=1)) < new_id() < first_id_at(now + timedelta(seconds=5))
+
+
 @pytest.mark.parametrize("cursor", ["x", "AAAA", "ÅÄÖ", "A" * 21 + "B", "A" * 23, "AAAAAAAAAAAAAAAAAAAAA!A", "="])
 async def test_a_cursor_that_no_page_gave_out_is_refused_by_name(db: AsyncConnection[Any], cursor: str) -> None:
     """Fails without the length check, or without the comparison with its own encoding."""
@@ -238,10 +244,12 @@ async def test_types_are_listed_with_their_apps_and_the_unrouted_events_that_wai
     await shop(db, {"weigh": "order.created"}, app="warehouse")
     await publish(db, 3, type="zebra.seen")
     await publish(db, 2, type="apple.eaten")
+    await publish(db, 1, type="mouse.heard")
     types = await list_event_types(db)
     found = {row.type: ([r.app for r in row.registrations], row.unrouted, row.unrouted_capped) for row in types}
     assert found == {
         "apple.eaten": ([], 2, False),
+        "mouse.heard": ([], 1, False),
         "order.created": (["shop", "warehouse"], 0, False),
         "zebra.seen": ([], 3, False),
     }

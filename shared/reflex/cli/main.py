@@ -40,7 +40,6 @@ AppPath = Annotated[str | None, typer.Option("--app", help="The app's module, as
 def dev() -> None:
     """Everything on this machine: PostgreSQL, a gateway, two workers and the app of REFLEX_APP. Ctrl-C stops all."""
     from reflex.cli.dev import dev as run
-
     from reflex.core.settings import load_settings
 
     run(load_settings())
@@ -151,6 +150,32 @@ def status(json: Json = False) -> None:
     from reflex.core.settings import load_settings
 
     asyncio.run(show_status(load_settings(), as_json=json))
+
+
+@app.command()
+def bench(
+    only: Annotated[
+        list[str] | None, typer.Option(help="One benchmark; give it again for more.", metavar="NAME")
+    ] = None,
+    runs: Annotated[int, typer.Option(help="How often each is measured; the median counts.", min=1)] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="Small and once: shows that it works, not how fast.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write everything that was measured to this file.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if a figure is short of what is asked.")
+    ] = False,
+    peers_python: Annotated[Path | None, typer.Option(help="A Python that has the peers (.tools/peers).")] = None,
+) -> None:
+    """Measure this version on this machine, each figure beside a limit or a peer of the same run.
+
+    It starts a PostgreSQL of its own, below REFLEX_DATA_DIR; with DATABASE_URL it makes and drops databases there.
+    """
+    from reflex.cli.bench.suite import run_benchmarks, write_document
+    from reflex.core.settings import load_settings
+
+    document = run_benchmarks(load_settings(), only=only or (), runs=runs, quick=quick, peers_python=peers_python)
+    if json is not None:
+        write_document(document, json)
+    raise typer.Exit(1 if strict and not document["ok"] else 0)
 
 
 def make_importable(folder: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from reflex.cli.postgres_account import ServerAccount, environment, give, identity, reachable
@@ -40,11 +41,15 @@ def make_cluster(data_dir: Path, binaries: Path, account: ServerAccount | None, 
         fresh.mkdir(mode=0o700)
         give(fresh, account)
         password = secrets.token_hex(16)
-        _initdb(fresh, password, binaries, account, durable=durable)
+        _initdb(fresh, password, binaries, account)
         (fresh / PASSWORD_FILE).touch(mode=0o600)
         (fresh / PASSWORD_FILE).write_text(password)
         give(fresh / PASSWORD_FILE, account)
         fresh.rename(data_dir)  # replaces a folder only if it is empty
+    if durable:
+        # A thousand files, some seconds on a busy disk: nobody has to wait for it. What is committed from now on is
+        # written by the server itself.
+        threading.Thread(target=os.sync, name="sync of the new cluster", daemon=True).start()
 
 
 def cluster_url(data_dir: Path, port: int) -> str:
@@ -56,10 +61,10 @@ def cluster_url(data_dir: Path, port: int) -> str:
     return f"postgresql://postgres{password}@127.0.0.1:{port}/postgres"
 
 
-def _initdb(fresh: Path, password: str, binaries: Path, account: ServerAccount | None, *, durable: bool) -> None:
+def _initdb(fresh: Path, password: str, binaries: Path, account: ServerAccount | None) -> None:
     command = [str(binaries / "initdb"), "-D", reachable(fresh, account), "-U", "postgres", "-E", "UTF8"]
     command += ["--locale=C.UTF-8" if sys.platform == "linux" else "--locale=C", "--no-instructions"]
-    command += ["-A", "scram-sha-256", "--pwfile=/dev/stdin", *([] if durable else ["--no-sync"])]
+    command += ["-A", "scram-sha-256", "--pwfile=/dev/stdin", "--no-sync"]
     reading, writing = os.pipe()  # a file would need a folder that the account can reach
     try:
         with os.fdopen(writing, "w") as pipe:

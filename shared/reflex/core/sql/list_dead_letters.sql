@@ -1,5 +1,4 @@
 -- Dead letters, the latest first. Filters that are NULL do not count; the statement is never prepared.
--- The bare bound on died_at beside the row comparison is what the index on it can use.
 SELECT dead_letter.trigger_id, dead_letter.event_id, trigger.name AS trigger, app.name AS app,
        event.type, event.source, event.key, event."time", event.correlation_id,
        CASE WHEN %(with_payload)s THEN event.payload::text END AS payload,
@@ -17,9 +16,8 @@ WHERE (%(trigger)s::text IS NULL OR trigger.name = %(trigger)s)
   AND (%(since)s::timestamptz IS NULL OR dead_letter.died_at >= %(since)s)
   AND (%(until)s::timestamptz IS NULL OR dead_letter.died_at < %(until)s)
   AND (%(after_died_at)s::timestamptz IS NULL
-       OR (dead_letter.died_at <= %(after_died_at)s
-           AND (dead_letter.died_at, dead_letter.trigger_id, dead_letter.event_id)
-               < (%(after_died_at)s, %(after_trigger_id)s::int, %(after_event_id)s::uuid)))
+       OR (dead_letter.died_at, dead_letter.trigger_id, dead_letter.event_id)
+          < (%(after_died_at)s, %(after_trigger_id)s::int, %(after_event_id)s::uuid))
   AND (%(trigger_id)s::int IS NULL
        OR (dead_letter.trigger_id = %(trigger_id)s AND dead_letter.event_id = %(event_id)s))
 ORDER BY dead_letter.died_at DESC, dead_letter.trigger_id DESC, dead_letter.event_id DESC

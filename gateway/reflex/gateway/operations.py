@@ -1,0 +1,233 @@
+"""What the gateway can be asked, in one table: /openapi.json and /docs are made of it, and tests compare it with the
+routes of the app and with real answers."""
+
+from typing import Final
+
+from reflex.core import rows
+from reflex.gateway import dead_letter_routes, example_answers, health, reading
+from reflex.gateway.interface import Answer, Body, Operation
+from reflex.gateway.publishing_schema import BATCH_ANSWER, EVENT, EVENT_ANSWER
+from reflex.gateway.query import Parameter
+
+__all__ = ["OPERATIONS"]
+
+EVENT_ID: Final = Parameter("id", "text", "The event's id.", "0198a1b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b")
+DELIVERY_ID: Final = Parameter(
+    "id", "text", "The delivery's id: `<trigger_id>-<event_id>`.", "3-0198a1b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b"
+)
+
+
+BAD_QUERY: Final = {400: "An unknown parameter, or a value that makes no sense."}
+UNAVAILABLE: Final = {503: "The database does not answer, or too many reads are under way."}
+READS: Final = {**BAD_QUERY, **UNAVAILABLE}
+NO_EVENT: Final = {404: "There is no such event."}
+NO_LETTER: Final = {404: "It is no dead letter, or none any more."}
+CROSS_SITE: Final = {403: "A browser sent it for a page of another site."}
+JSON: Final = "application/json"
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    Operation(
+        method="POST",
+        path="/events",
+        name="publishEvents",
+        group="Publish",
+        summary="Append an event, or a batch of them.",
+        description=(
+            "One JSON object, a JSON array of them, or one object a line (`application/x-ndjson`). The answer comes "
+            "after the commit that holds the events and their deliveries. A batch is stored as a whole or not at all. "
+            "An `id` that was used before with the same source (or an `Idempotency-Key`) stores nothing and answers "
+            "with the first id."
+        ),
+        headers=(
+            Parameter("Idempotency-Key", "text", "The same as the event's `id`; for single events.", "order-A1"),
+            Parameter("traceparent", "text", "W3C trace context, handed on to the runs.", "00-4bf92f35…-01"),
+        ),
+        body=Body(
+            "The event's own data goes into `payload`; everything beside it is the envelope.",
+            {
+                JSON: {"oneOf": [EVENT, {"type": "array", "items": EVENT, "minItems": 1}]},
+                "application/x-ndjson": {"type": "string", "description": "One event a line."},
+            },
+        ),
+        answers=(
+            Answer(
+                202,
+                "Stored. One event: its `id`. A batch: `ids`, in order.",
+                {"oneOf": [EVENT_ANSWER, BATCH_ANSWER]},
+                example_answers.ACCEPTED,
+            ),
+        ),
+        problems={
+            400: "The body is not valid JSON.",
+            408: "The body did not arrive in time.",
+            413: "The body, or the batch, is too large.",
+            415: "The content type is not taken.",
+            422: "An event breaks a rule of the envelope or the schema of its type; `errors` name the fields.",
+            503: "The database does not answer, or the gateway is full; nothing was stored, or it is not known.",
+        },
+        curl="""-X POST {url}/events -H "Content-Type: application/json" \\
+     -d '{{"type": "http", "payload": {{"message": "Hello, Reflex!"}}}}'""",
+    ),
+    Operation(
+        method="GET",
+        path="/events",
+        name="listEvents",
+        group="Read",
+        summary="The log, newest first.",
+        description=(
+            "Filters combine. `since` and `until` go by when the gateway took the event, which is the order of the "
+            "log, not by the sender's `time`."
+        ),
+        parameters=reading.EVENT_PARAMETERS,
+        answers=(Answer(200, "A page of events.", reading.EventList),),
+        problems=READS,
+        curl='"{url}/events?type=order.*&since=2h&limit=20"',
+    ),
+    Operation(
+        method="GET",
+        path="/events/{id}",
+        name="getEvent",
+        group="Read",
+        summary="One event: its deliveries, every run, and the events these published.",
+        place=EVENT_ID,
+        answers=(Answer(200, "The event.", rows.EventDetail, example_answers.EVENT),),
+        problems={**NO_EVENT, **READS},
+        curl="{url}/events/" + EVENT_ID.example,
+    ),
+    Operation(
+        method="GET",
+        path="/event-types",
+        name="listEventTypes",
+        group="Read",
+        summary="The types that apps registered, with their JSON Schemas, and types whose events no trigger matched.",
+        answers=(Answer(200, "The types.", reading.EventTypeList),),
+        problems=READS,
+        curl="{url}/event-types",
+    ),
+    Operation(
+        method="GET",
+        path="/triggers",
+        name="listTriggers",
+        group="Read",
+        summary="The triggers: what they match, their backlog, and how many live workers serve them.",
+        answers=(Answer(200, "The triggers.", reading.TriggerList),),
+        problems=READS,
+        curl="{url}/triggers",
+    ),
+    Operation(
+        method="GET",
+        path="/dead-letters",
+        name="listDeadLetters",
+        group="Dead letters",
+        summary="Deliveries that will not be tried again by themselves, the latest first.",
+        parameters=dead_letter_routes.LIST_PARAMETERS,
+        answers=(Answer(200, "A page of dead letters.", dead_letter_routes.DeadLetterList),),
+        problems=READS,
+        curl='"{url}/dead-letters?trigger=high-value-orders&since=1d"',
+    ),
+    Operation(
+        method="GET",
+        path="/dead-letters/{id}",
+        name="getDeadLetter",
+        group="Dead letters",
+        summary="One dead letter: its event, its error and every run.",
+        place=DELIVERY_ID,
+        answers=(Answer(200, "The dead letter.", rows.DeadLetterDetail),),
+        problems={**NO_LETTER, **READS},
+        curl="{url}/dead-letters/" + DELIVERY_ID.example,
+    ),
+    Operation(
+        method="POST",
+        path="/dead-letters/{id}/retry",
+        name="retryDeadLetter",
+        group="Dead letters",
+        summary="Give one dead letter a new set of attempts.",
+        description="Of two who ask at once one gets 200 and the other 404.",
+        place=DELIVERY_ID,
+        answers=(Answer(200, "It is pending again.", dead_letter_routes.Retried),),
+        problems={**NO_LETTER, **CROSS_SITE, **READS},
+        curl="-X POST {url}/dead-letters/" + DELIVERY_ID.example + "/retry",
+    ),
+    Operation(
+        method="POST",
+        path="/dead-letters/retry",
+        name="retryDeadLetters",
+        group="Dead letters",
+        summary="Retry all that a filter means.",
+        description="Those that are dead when the request arrives. What dies again meanwhile is left alone.",
+        body=Body("At least one filter, or `all`.", dead_letter_routes.CHANGE_PARAMETERS),
+        answers=(Answer(200, "How many.", dead_letter_routes.RetriedLetters, example_answers.RETRIED),),
+        problems={
+            **CROSS_SITE,
+            **READS,
+            413: "The body is too large.",
+            415: "The content type is not taken.",
+        },
+        curl="""-X POST {url}/dead-letters/retry -H "Content-Type: application/json" \\
+     -d '{{"trigger": "high-value-orders", "since": "1d"}}'""",
+    ),
+    Operation(
+        method="DELETE",
+        path="/dead-letters/{id}",
+        name="purgeDeadLetter",
+        group="Dead letters",
+        summary="Give up on one dead letter for good.",
+        description="Its event stays and shows the delivery as cancelled.",
+        place=DELIVERY_ID,
+        answers=(Answer(200, "It is cancelled.", dead_letter_routes.Purged),),
+        problems={**NO_LETTER, **CROSS_SITE, **READS},
+        curl="-X DELETE {url}/dead-letters/" + DELIVERY_ID.example,
+    ),
+    Operation(
+        method="DELETE",
+        path="/dead-letters",
+        name="purgeDeadLetters",
+        group="Dead letters",
+        summary="Purge all that a filter means.",
+        parameters=dead_letter_routes.CHANGE_PARAMETERS,
+        answers=(Answer(200, "How many.", dead_letter_routes.PurgedLetters),),
+        problems={**CROSS_SITE, **READS},
+        curl='-X DELETE "{url}/dead-letters?trigger=high-value-orders&until=30d"',
+    ),
+    Operation(
+        method="GET",
+        path="/health",
+        name="health",
+        group="Operate",
+        summary="Is the process alive? The database is not asked.",
+        answers=(Answer(200, "It is.", health.Alive),),
+        curl="{url}/health",
+    ),
+    Operation(
+        method="GET",
+        path="/health/detailed",
+        name="detailedHealth",
+        group="Operate",
+        summary="Is the system well? The database's latency, the queue, the workers, and what is wrong.",
+        description="Answers within about two seconds, whatever the database does.",
+        answers=(
+            Answer(200, "`ok`, or `degraded` with the `problems`.", health.Health, example_answers.HEALTH),
+            Answer(503, "`down`: no event can be stored.", health.Health),
+        ),
+        problems=BAD_QUERY,
+        curl="{url}/health/detailed",
+    ),
+    Operation(
+        method="GET",
+        path="/openapi.json",
+        name="openapi",
+        group="Operate",
+        summary="This interface as an OpenAPI 3.1 document.",
+        answers=(Answer(200, "The document.", "openapi"),),
+        curl="{url}/openapi.json",
+    ),
+    Operation(
+        method="GET",
+        path="/docs",
+        name="docs",
+        group="Operate",
+        summary="This interface as a page to read.",
+        answers=(Answer(200, "The page.", "html"),),
+        curl="{url}/docs",
+    ),
+)

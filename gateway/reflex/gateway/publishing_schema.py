@@ -1,0 +1,85 @@
+"""The schema of POST /events: what an envelope may hold and what is answered. The check itself is written by hand for
+speed (`reflex.core.envelope`); tests hold the two against each other."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from reflex.core.envelope import MAX_LENGTH
+from reflex.core.events import MAX_TYPE_LENGTH, TYPE_NAME
+
+__all__ = ["BATCH_ANSWER", "COMPONENTS", "EVENT", "EVENT_ANSWER"]
+
+EVENT: Final = {"$ref": "#/components/schemas/NewEvent"}
+EVENT_ANSWER: Final = {"$ref": "#/components/schemas/Accepted"}
+BATCH_ANSWER: Final = {"$ref": "#/components/schemas/AcceptedBatch"}
+
+
+def text(name: str, description: str) -> dict[str, Any]:
+    return {"type": ["string", "null"], "minLength": 1, "maxLength": MAX_LENGTH[name], "description": description}
+
+
+COMPONENTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "NewEvent": {
+        "type": "object",
+        "description": "An event as a client sends it. A field that is null counts as not given, but for `type` and "
+        "`payload`.",
+        "required": ["type"],
+        "additionalProperties": False,
+        "properties": {
+            "type": {
+                "type": "string",
+                "maxLength": MAX_TYPE_LENGTH,
+                "pattern": f"^{TYPE_NAME.pattern}$",
+                "not": {"pattern": "^reflex\\."},
+                "description": "What happened. Types that start with `reflex.` are Reflex's own.",
+                "examples": ["order.created"],
+            },
+            "payload": {
+                "type": "object",
+                "description": "The event's own data; the schema of its type, if one is registered, applies.",
+                "default": {},
+                "examples": [{"order_id": "A1", "amount": 250.0}],
+            },
+            "source": {**text("source", "Where it comes from."), "default": "http"},
+            "key": text("key", "What it is about: an order, a user, a conversation."),
+            "time": {
+                "type": ["string", "null"],
+                "format": "date-time",
+                "description": "When it happened, with an offset; now, if not given.",
+            },
+            "id": text("id", "The client's own id: sent again with the same source, nothing is stored twice."),
+            "correlation_id": text("correlation_id", "The chain of events it belongs to."),
+            "delay": {
+                "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": "^P"}, {"type": "null"}],
+                "description": "Deliver it only after so many seconds, or an ISO 8601 duration such as `PT15M`.",
+            },
+            "available_at": {
+                "type": ["string", "null"],
+                "format": "date-time",
+                "description": "Deliver it only then. Not together with `delay`.",
+            },
+        },
+    },
+    "Accepted": {
+        "type": "object",
+        "description": "One event was stored.",
+        "required": ["id"],
+        "properties": {
+            "id": {"type": "string", "format": "uuid"},
+            "duplicate": {"const": True, "description": "It was stored before; the id is the first one's."},
+        },
+    },
+    "AcceptedBatch": {
+        "type": "object",
+        "description": "A batch was stored.",
+        "required": ["ids", "duplicates"],
+        "properties": {
+            "ids": {"type": "array", "items": {"type": "string", "format": "uuid"}},
+            "duplicates": {
+                "type": "array",
+                "items": {"type": "integer"},
+                "description": "The places, from 0, of events that were stored before.",
+            },
+        },
+    },
+}
