@@ -12,7 +12,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import RequestUsage
 
 from reflex.agent.context import AgentContext
-from reflex.agent.execution import AgentExited, OutputError, RunTimeout, run_agent, usage_of
+from reflex.agent.execution import AgentExited, Execution, OutputError, RunTimeout, run_agent, usage_of
 from reflex.agent.filters import any_event
 from reflex.agent.models import Models
 from reflex.agent.publishing import PublishError, RunLimits
@@ -98,9 +98,9 @@ async def test_a_function_gets_the_context() -> None:
     assert await run(agent, ctx) == [3, {"db": 1}, True]
 
 
-async def test_a_function_that_uses_no_model_has_no_usage() -> None:
-    execution = await run_agent(Trigger("t", any_event(), returning(1)), make_context(), OFFLINE)
-    assert execution.usage is None
+async def test_a_function_may_leave_neither_output_nor_usage() -> None:
+    execution = await run_agent(Trigger("t", any_event(), returning(None)), make_context(), OFFLINE)
+    assert execution == Execution(output_json=None, usage=None)
 
 
 async def test_the_default_prompt_is_type_and_payload_as_json() -> None:

@@ -76,7 +76,8 @@ MINUTE = timedelta(minutes=1)
         (rate_limit("99999999999999"), "retry", timedelta(days=1), "rate_limited"),
         (rate_limit("-5"), "retry", None, "rate_limited"),
         (ExceptionGroup("g", [ValueError("x"), Reject("no")]), "dead", None, "rejected"),
-        (ExceptionGroup("g", [Retry(after=1), Retry(after=60)]), "retry", MINUTE, "retry"),
+        (ExceptionGroup("g", [Retry(after=1), Retry(after=60), Retry()]), "retry", MINUTE, "retry"),
+        (ExceptionGroup("g", [Retry(after=60), Retry(after=1)]), "retry", MINUTE, "retry"),
         (FallbackExceptionGroup("g", [http_error(500), rate_limit("60")]), "retry", MINUTE, "rate_limited"),
     ],
     ids=lambda value: repr(value)[:40],
@@ -160,7 +161,7 @@ def test_lines_in_the_working_folder_are_shown_relative_to_it(monkeypatch: pytes
 def test_the_error_text_is_bounded_and_storable(message: str) -> None:
     error = caught(ValueError)
     assert isinstance(error, Exception)
-    error.args = (message + "\x00",)
+    error.args = ("\x00" + message,)
     text = error_text(ExceptionGroup(message, [error] * 50))
     assert len(text.encode()) <= MAX_ERROR_BYTES
     assert "\x00" not in text

@@ -87,6 +87,7 @@ def test_no_pattern_is_kept_that_another_one_contains(filter: Filter) -> None:
         (~~type_filter("order.created"), {"order.created"}),
         (type_filter("order.*") & ~type_filter("order.created"), {"order.*"}),
         (type_filter("order") & type_filter("order.*"), set[str]()),
+        (type_filter("order.*") & type_filter("order", "orders"), set[str]()),
         (type_filter("a") & type_filter("b"), set[str]()),
         (~any_event(), set[str]()),
         (any_event(), {"*"}),

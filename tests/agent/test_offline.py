@@ -190,9 +190,11 @@ async def test_it_streams() -> None:
         ('First {"x": 1}, then {"x": 2, "y": {"z": 3}}', None, {"x": 1, "y": {"z": 3}}),
         ("{not json} {{}} {", None, {}),
         ("{" * 50_000, None, {}),
+        ('{"a":' * 50_000, None, {}),
+        ("".join(f'{{"x{n}": {n}}} ' for n in range(100)), None, {f"x{n}": n for n in range(20)}),
         ("", None, {}),
     ],
-    ids=["event", "event in a sentence", "objects", "no objects", "many braces", "empty"],
+    ids=["event", "event in a sentence", "objects", "no objects", "many braces", "deep", "many objects", "empty"],
 )
 def test_what_it_knows_is_in_the_prompt(text: str, event_type: str | None, known: dict[str, Any]) -> None:
     messages: Any = [ModelRequest(parts=[UserPromptPart(content=[text])])]

@@ -176,11 +176,23 @@ def test_a_sample_is_small() -> None:
     assert sample({"enum": ["first", "second"]}, {}) == "first"
     assert sample({"type": "string", "maxLength": 4}, {}) == "offl"
     assert sample({"properties": {"a": {"type": "integer"}}}, {}) == {}
+    assert sample({"anyOf": [{"type": "null"}, {"type": "integer"}]}, {}) == 0
+
+
+def test_known_values_do_not_make_an_object_too_large() -> None:
+    schema = {"maxProperties": 1, "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
+    assert sample(schema, {"a": 1, "b": 2}) == {"a": 1}
+
+
+def test_only_one_option_of_a_one_of_may_fit() -> None:
+    schema = {"oneOf": [{"type": "integer"}, {"type": "integer", "minimum": 0}, {"type": "string"}]}
+    assert sample(schema, {}) == "offline"
 
 
 A = {"$ref": "#/$defs/A"}
 ENDLESS = {"type": "object", "required": ["a"], "properties": {"a": A}}
-ENDLESS_UNION = {"anyOf": [{"type": "array", "minItems": 2, "items": A}, False]}
+NEVER = {"type": "array", "minItems": 1, "items": A}
+ENDLESS_UNION = {"anyOf": [NEVER, NEVER, NEVER]}
 
 
 @pytest.mark.parametrize(

@@ -142,12 +142,13 @@ def test_an_app_of_functions_never_imports_pydantic_ai() -> None:
         from reflex.agent.execution import classify, run_agent
         from reflex.agent.filters import type_filter
         from reflex.agent.models import resolve_models
-        from reflex.agent.triggers import Trigger
+        from reflex.agent.triggers import Trigger, constructed
         async def act(ctx: AgentContext) -> None: ...
         trigger = Trigger("t", type_filter("a"), act)
         resolve_models(App("x", (trigger,)), "anthropic:claude-sonnet-4-5")
         classify(ValueError("x"))
         trigger.definition()
+        assert constructed == [], "the program's own body is no module that somebody imports"
         assert "pydantic_ai" not in sys.modules and "openai" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -54,7 +54,7 @@ async def storm(*, seed: int, seconds: float, gateways: int = 2, workers: int = 
     began = time.monotonic()
     async with running_fleet(folder, gateways=gateways, workers=workers) as fleet:
         customers = Customers(
-            [member.url for member in fleet.gateways], order, customers=CUSTOMERS, pause_s=0.1, patience_s=4,
+            [member.url for member in fleet.gateways], order, customers=CUSTOMERS, pause_s=0.2, patience_s=4,
             repeat_every=7,
         )  # fmt: skip
         watching = asyncio.create_task(fleet.watch())

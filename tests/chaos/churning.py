@@ -29,12 +29,13 @@ async def fail_sometimes(ctx: AgentContext) -> dict[str, int]:
 
 
 async def take_long(ctx: AgentContext) -> dict[str, int]:
-    await asyncio.sleep(random.choice((0.01, 0.1, 1.0)))
+    await asyncio.sleep(3 if random.random() < 0.03 else random.choice((0.01, 0.05, 0.5)))
     return await work(ctx)
 
 
 async def block(ctx: AgentContext) -> dict[str, int]:
-    time.sleep(random.choice((0.0, 0.0, 0.01, 0.1)))  # noqa: ASYNC251 - on purpose
+    # Now and then for longer than a lease lasts.
+    time.sleep(3 if random.random() < 0.002 else random.choice((0, 0, 0, 0.02)))  # noqa: ASYNC251 - on purpose
     return await work(ctx)
 
 

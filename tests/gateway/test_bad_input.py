@@ -3,6 +3,7 @@
 The corpus is in the style of JSON_parsing test suites: `y` has to be accepted, `n` has to be refused.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
+from reflex.core.errors import Saturated
 from reflex.gateway.app import create_app
+from reflex.gateway.bodies import Bodies
 from tests.gateway.gateways import in_process, post, problem_of, settings_for
 
 # Values that a payload may hold, by what PostgreSQL has to give back.
@@ -28,7 +31,7 @@ ACCEPTED_VALUES: dict[bytes, Any] = {
     b'"\x7f"': "\x7f", b'"\\\\u0000"': "\\u0000", b'"\\u2028\\u2029"': "\u2028\u2029", b'"\xef\xbb\xbf"': "\ufeff",
     b'{"": 0}': {"": 0}, b'{"a\\nb": 1}': {"a\nb": 1}, b'{"a": 1, "A": 2}': {"a": 1, "A": 2},
     b'{"\\u0061": 1, "b": {"a": 2}}': {"a": 1, "b": {"a": 2}}, b'"' + b"x" * 5000 + b'"': "x" * 5000,
-    b"[" * 60 + b"]" * 60: eval("[" * 60 + "]" * 60), b"[" + b"0," * 999 + b"0]": [0] * 1000,
+    b"[" * 62 + b"]" * 62: eval("[" * 62 + "]" * 62), b"[" + b"0," * 999 + b"0]": [0] * 1000,
     b'"NaN"': "NaN", b'"1e999"': "1e999", b'"null"': "null",
     b'{"type": "x", "payload": 1}': {"type": "x", "payload": 1},
     b'"[[[[{{{{"': "[[[[{{{{", b'"12345678901234567890"': "12345678901234567890",
@@ -221,3 +224,26 @@ async def test_a_body_beyond_its_limit_is_refused_declared_or_not(
         exact = b'{"type":"a"}'.ljust(1024)
         assert (await client.post("/events", content=exact, headers=headers)).status_code == 202
     assert await stored(conn) == 2
+
+
+async def test_bodies_that_are_still_arriving_share_a_limit() -> None:
+    """Seen to fail without the count, and when a body that has arrived stays counted."""
+    bodies = Bodies(max_bytes=1000, timeout_s=30)
+    ended = asyncio.Event()
+
+    begun: set[asyncio.Task[Any] | None] = set()
+
+    async def receive() -> dict[str, Any]:
+        if (reader := asyncio.current_task()) not in begun:
+            begun.add(reader)
+            return {"type": "http.request", "body": b"x" * 1000, "more_body": True}
+        await ended.wait()
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    arriving = [asyncio.create_task(bodies.read({}, receive)) for _ in range(16)]
+    await asyncio.sleep(0)
+    with pytest.raises(Saturated, match="still arriving"):
+        await bodies.read({}, receive)
+    ended.set()
+    assert await asyncio.gather(*arriving) == [b"x" * 1000] * 16
+    assert await asyncio.create_task(bodies.read({}, receive)) == b"x" * 1000

@@ -284,6 +284,24 @@ async def test_cut_connections_are_replaced(database_url: str, conn: AsyncConnec
     assert await stored_types(conn) == ["a", "b", "c"]
 
 
+async def test_a_connection_to_what_is_a_standby_by_now_is_replaced(database_url: str) -> None:
+    """It works, but takes no writes; the address may lead to the new primary. Seen to fail without `_disconnect`."""
+    used: list[AsyncConnection[Any]] = []
+
+    async def append(conn: AsyncConnection[Any], events: Sequence[NewEvent]) -> dict[UUID, UUID]:
+        used.append(conn)
+        if len(used) == 1:
+            raise psycopg.errors.ReadOnlySqlTransaction
+        return await event_log.append(conn, events)
+
+    async with GroupCommit(database_url, max_buffered_events=100, append=append) as commits:
+        with pytest.raises(DatabaseUnavailable):
+            await commits.append([event()])
+        await commits.append([event()])
+    assert used[0] is not used[1]
+    assert used[0].closed
+
+
 async def test_a_gateway_starts_without_its_database_and_takes_events_once_it_is_there(
     database_url: str, conn: AsyncConnection[DictRow]
 ) -> None:

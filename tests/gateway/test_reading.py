@@ -118,7 +118,16 @@ async def test_a_question_that_makes_no_sense_is_answered_400_with_the_parameter
 
 async def test_an_id_that_no_event_has_is_a_404(client: httpx2.AsyncClient) -> None:
     """Fails if UUID() alone decides: it takes braces and ids without dashes."""
-    for id in ("nonsense", "0198a1b2", f"{{{uuid4()}}}", str(uuid4()).replace("-", ""), "%00", str(uuid4())):
+    there: str = (await post(client, {"type": "a"})).json()["id"]
+    for id in (
+        "nonsense",
+        "0198a1b2",
+        f"{{{there}}}",
+        there.replace("-", ""),
+        f"urn:uuid:{there}",
+        "%00",
+        str(uuid4()),
+    ):
         answer = await client.get(f"/events/{id}")
         assert (answer.status_code, problem_of(answer)["code"]) == (404, "not_found"), id
 
@@ -145,7 +154,6 @@ async def test_reads_go_on_after_a_restart_of_the_database(settings: Settings, p
 
 
 async def test_without_a_database_a_read_is_answered_503_without_its_address(database_url: str) -> None:
-    """Fails if the driver's own text is passed on: it names host, port and account."""
     settings = settings_for(database_url.rpartition("/")[0] + "/there_is_no_such_database")
     async with in_process(create_app(settings)) as client:
         answer = await client.get("/events")
@@ -153,6 +161,22 @@ async def test_without_a_database_a_read_is_answered_503_without_its_address(dat
         assert answer.headers["retry-after"] == "1"
         assert "no_such_database" not in answer.text
         assert "127.0.0.1" not in answer.text
+
+
+async def test_a_connection_that_breaks_under_a_read_is_answered_503_in_our_words(
+    client: httpx2.AsyncClient, db: AsyncConnection[Any]
+) -> None:
+    """Fails if the error is passed on as it is (500), or its text, which may name the server and the account."""
+    async with db.transaction():
+        await db.execute("LOCK TABLE reflex.event IN ACCESS EXCLUSIVE MODE")
+        reading = asyncio.create_task(client.get("/events"))
+        async with asyncio.timeout(10):
+            while not await waiting_for_locks(db):  # noqa: ASYNC110 - only the database knows
+                await asyncio.sleep(0.02)
+        await db.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
+        answer = await reading
+    assert answer.status_code == 503
+    assert problem_of(answer)["detail"] == "the connection to PostgreSQL broke; try again"
 
 
 async def test_a_database_without_the_schema_is_answered_with_what_to_do(empty_database_url: str) -> None:

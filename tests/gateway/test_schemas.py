@@ -148,6 +148,12 @@ def test_a_schema_can_not_make_the_gateway_open_a_file(tmp_path: Path) -> None:
         compile_schema({"$ref": file.as_uri()})
 
 
+def test_patterns_that_only_a_backtracking_engine_can_match_do_not_compile() -> None:
+    """One payload could keep such an engine busy for hours. Seen to fail without `RegexOptions()`."""
+    with pytest.raises(ValueError, match="regex"):
+        compile_schema({"properties": {"a": {"pattern": "^(?=a)b$"}}})
+
+
 async def test_an_unknown_type_is_refused_where_the_gateway_is_told_to(database_url: str) -> None:
     await register_app(database_url, {"order.created": {}}, triggers={"users": "user.*"})
     async with in_process(create_app(settings_for(database_url, unknown_types="reject"))) as client:

@@ -149,6 +149,13 @@ def test_a_page_of_dead_letters_reads_about_as_many_rows_as_it_shows(full: psyco
     assert rows_read(explain(full, "list_dead_letters", {**base, **after}), "dead_letter") <= 60
 
 
+def test_a_portion_of_dead_letters_is_found_where_the_last_one_ended(full: psycopg.Connection) -> None:
+    """Fails without the order of the keys: the portion would be sought from the beginning of the table."""
+    parameters = {**DeadLetterFilter().parameters(), "until": datetime.now(UTC), "limit": 100}
+    parameters |= {"after_trigger_id": 10, "after_event_id": EVENT_ID}
+    assert rows_read(explain(full, "find_dead_letters", parameters), "dead_letter") <= 110
+
+
 def test_the_types_that_wait_are_found_without_reading_every_event_that_waits(full: psycopg.Connection) -> None:
     """Fails with SELECT DISTINCT."""
     plan = explain(full, "count_unrouted_types", {"limit": 100, "count_limit": 10})

@@ -1,5 +1,6 @@
 """Errors as HTTP: every one leaves as a problem document (RFC 9457), and only here is it decided with which status."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -35,8 +36,9 @@ TITLES: Final = {
     "query_rejected": "The question makes no sense",
     "saturated": "The gateway is busy; nothing was stored",
     "database_unavailable": "The database does not answer",
+    "stopping": "The gateway is stopping",
 }
-RETRY_AFTER_S: Final = 1
+RETRY_LATER: Final = {"retry-after": "1"}
 SHOWN_LENGTH: Final = 500
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -95,10 +97,9 @@ async def on_reflex_error(_: Request, error: Exception) -> Response:
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
     if status is None:
         raise error
-    headers = None
-    if status is HTTPStatus.SERVICE_UNAVAILABLE:
-        retry_after_s = error.retry_after_s if isinstance(error, Saturated) else RETRY_AFTER_S
-        headers = {"retry-after": str(retry_after_s)}
+    headers = RETRY_LATER if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    if isinstance(error, Saturated):
+        headers = {"retry-after": str(error.retry_after_s)}
     errors: Sequence[EventRejected] = ()
     if isinstance(error, BatchRejected):
         errors = error.errors
@@ -117,7 +118,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     detail = error.detail
-    path = request.url.path[:SHOWN_LENGTH]
+    path = request.scope["path"][:SHOWN_LENGTH]
     if error.status_code == HTTPStatus.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase:
         detail = f"there is nothing at {path}; GET /docs says what there is"
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -156,6 +157,13 @@ class CatchAll:
                 detail = "this is a defect of the gateway, not of the request; its log has the traceback"
                 answer = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
                 await answer(scope, receive, send)
+        except asyncio.CancelledError:
+            # The grace of a stopping gateway is over. Left to hypercorn, the client would read a 500.
+            if not started:
+                detail = "the gateway stopped before the request was done; whether it took effect is not known"
+                answer = problem(HTTPStatus.SERVICE_UNAVAILABLE, "stopping", detail, headers=RETRY_LATER)
+                await answer(scope, receive, send)
+            raise
 
 
 def _allowed_methods(request: Request) -> set[str]:

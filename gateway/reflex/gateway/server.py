@@ -127,6 +127,12 @@ async def discard(receive: Receive) -> None:
             return
 
 
+def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # A connection that is cut off when the grace is over would leave a traceback that says nothing.
+    if not isinstance(context.get("exception"), asyncio.CancelledError):
+        loop.default_exception_handler(context)
+
+
 async def _serve(settings: Settings, sock: socket.socket) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -138,6 +144,7 @@ async def _serve(settings: Settings, sock: socket.socket) -> None:
             loop.remove_signal_handler(each)
             signal.signal(each, signal.SIG_DFL)
 
+    loop.set_exception_handler(on_loop_error)
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, on_signal, each)
     host, port = sock.getsockname()[:2]

@@ -55,7 +55,8 @@ def run_dev(settings: Settings, *, commands: Sequence[Command] | None = None) ->
         DatabaseUnavailable: DATABASE_URL is set and does not answer.
     """
     stack = Stack(settings, list(commands or default_commands()))
-    for each in (signal.SIGTERM, signal.SIGHUP):
+    ends = stop_signals()
+    for each in ends:
         signal.signal(each, interrupt)
     try:
         stack.prepare()
@@ -63,7 +64,7 @@ def run_dev(settings: Settings, *, commands: Sequence[Command] | None = None) ->
     except KeyboardInterrupt:  # before there was anything to stop cleanly, or once more while stopping
         pass
     finally:
-        for each in (signal.SIGTERM, signal.SIGHUP):
+        for each in ends:
             signal.signal(each, signal.SIG_IGN)
         stack.close()
     if stack.failure:
@@ -115,7 +116,7 @@ class Stack:
     async def serve(self) -> None:
         """Return when everything that was started has ended, PostgreSQL excepted."""
         loop = asyncio.get_running_loop()
-        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for each in (signal.SIGINT, *stop_signals()):
             loop.add_signal_handler(each, self.stop)
         besides = [
             asyncio.create_task(work)
@@ -239,6 +240,12 @@ async def answers(host: str, port: int) -> bool:
                 return b" 200" in await reader.readline()
     except (OSError, TimeoutError):
         return False
+
+
+def stop_signals() -> list[signal.Signals]:
+    """What ends us besides Ctrl-C: a terminal that closes as well, but not under nohup."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, *hangup]
 
 
 def interrupt(number: int, _: FrameType | None) -> None:

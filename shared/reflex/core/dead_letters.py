@@ -1,9 +1,9 @@
 """Dead letters: look at them, give them a new set of attempts, or give up on them for good."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -27,6 +27,8 @@ __all__ = [
 
 # How many one statement takes: its locks are held, and a worker's NOTIFY waits, until it commits.
 PORTION: Final = 500
+RETRY: Final = "retry_dead_letters"
+PURGE: Final = "purge_dead_letters"
 LISTED_ERROR_LENGTH: Final = 2_000
 WHOLE_ERROR: Final = 2**31 - 1
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -139,7 +141,7 @@ async def retry_dead_letter(conn: AsyncConnection[Any], delivery_id: DeliveryId)
     Raises:
         NotFound: It is none, or somebody else retried or purged it.
     """
-    if not await retry(conn, [delivery_id]):
+    if not await execute(conn, RETRY, [delivery_id]):
         raise not_dead(delivery_id)
 
 
@@ -149,7 +151,7 @@ async def purge_dead_letter(conn: AsyncConnection[Any], delivery_id: DeliveryId)
     Raises:
         NotFound: It is none, or somebody else retried or purged it.
     """
-    if not await purge(conn, [delivery_id]):
+    if not await execute(conn, PURGE, [delivery_id]):
         raise not_dead(delivery_id)
 
 
@@ -166,52 +168,43 @@ async def retry_dead_letters(
     Raises:
         QueryRejected: No filter, and not `all`.
     """
-    return await in_portions(conn, which, retry, verb="retry", all=all, limit=limit)
+    return await in_portions(conn, RETRY, which, all=all, limit=limit)
 
 
 async def purge_dead_letters(
     conn: AsyncConnection[Any], which: DeadLetterFilter, *, all: bool = False, limit: int | None = None
 ) -> int:
     """Purge those that the filter means and that are dead when this begins. Returns how many; as retry_dead_letters."""
-    return await in_portions(conn, which, purge, verb="purge", all=all, limit=limit)
+    return await in_portions(conn, PURGE, which, all=all, limit=limit)
 
 
 async def in_portions(
-    conn: AsyncConnection[Any],
-    which: DeadLetterFilter,
-    change: Callable[[AsyncConnection[Any], Sequence[DeliveryId]], Awaitable[int]],
-    *,
-    verb: str,
-    all: bool,
-    limit: int | None,
+    conn: AsyncConnection[Any], change: LiteralString, which: DeadLetterFilter, *, all: bool, limit: int | None
 ) -> int:
     if which.is_empty() and not all:
-        raise QueryRejected(f"no filter is given; to {verb} every dead letter, say so with all", field="all")
+        raise QueryRejected("no filter is given; to mean every dead letter, say so with all", field="all")
     # Letters that die later do not count: a retried one that fails at once would be found again, for ever.
     began: datetime = (await fetch(conn, "clock", {}))[0]["now"]
     parameters = {**which.parameters(), "until": min(which.until or began, began)}
+    last = DeliveryId(0, UUID(int=0))
     changed = 0
     while limit is None or changed < limit:
         portion = PORTION if limit is None else min(PORTION, limit - changed)
-        found = await fetch(conn, "find_dead_letters", {**parameters, "limit": portion})
+        position = {"after_trigger_id": last.trigger_id, "after_event_id": last.event_id}
+        found = await fetch(conn, "find_dead_letters", {**parameters, **position, "limit": portion})
         if not found:
             break
-        changed += await change(conn, [DeliveryId(key["trigger_id"], key["event_id"]) for key in found])
+        ids = [DeliveryId(row["trigger_id"], row["event_id"]) for row in found]
+        changed += await execute(conn, change, ids)
+        last = ids[-1]
     return changed
 
 
-async def retry(conn: AsyncConnection[Any], ids: Sequence[DeliveryId]) -> int:
-    return await execute(conn, "retry_dead_letters", ids)
-
-
-async def purge(conn: AsyncConnection[Any], ids: Sequence[DeliveryId]) -> int:
-    return await execute(conn, "purge_dead_letters", ids)
-
-
-async def execute(conn: AsyncConnection[Any], name: str, ids: Sequence[DeliveryId]) -> int:
+async def execute(conn: AsyncConnection[Any], change: LiteralString, ids: Sequence[DeliveryId]) -> int:
+    """Retry or purge those of `ids` that are still dead letters. Returns how many."""
     parameters = {"trigger_id": [id.trigger_id for id in ids], "event_id": [id.event_id for id in ids]}
     async with conn.cursor() as cursor:
-        await cursor.execute(statement(name), parameters)
+        await cursor.execute(statement(change), parameters)
         return cursor.rowcount
 
 

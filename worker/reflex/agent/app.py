@@ -88,7 +88,6 @@ def imported(path: str, *, offline: bool) -> ModuleType:
     try:
         if not offline or "pydantic_ai.agent" not in sys.modules:
             known = set(sys.modules)
-            before = len(constructed)
             try:
                 return importlib.import_module(path)
             except Exception:
@@ -96,7 +95,6 @@ def imported(path: str, *, offline: bool) -> ModuleType:
                     raise
                 # Most likely an agent whose model has no key. Asking for pydantic-ai beforehand would cost an app
                 # without it two seconds, so the import is tried again from the start instead.
-                del constructed[before:]
                 forget(sys.modules.keys() - known, path)
         with deferred_model_checks():
             return importlib.import_module(path)

@@ -93,5 +93,5 @@ def objects_in(text: str) -> Iterator[dict[str, Any]]:
         try:
             found, at = DECODER.raw_decode(text, at)
             yield found
-        except ValueError:
+        except (ValueError, RecursionError):
             at += 1

@@ -75,9 +75,7 @@ def drain(
         with holder.transaction():
             holder.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.SQL(contestant.table)))
             running = [
-                stack.enter_context(
-                    started(contestant.command, folder=folder, name=contestant.name.replace(" ", "-"), env=env)
-                )
+                stack.enter_context(started(contestant.command, folder=folder, name="contestant", env=env))
                 for _ in range(processes)
             ]
             waiting = WAITING.format(sql.Literal(contestant.application))

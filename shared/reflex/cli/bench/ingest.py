@@ -100,8 +100,9 @@ def measure(
     """One run: the servers in turn, there and back again, so that what disturbs the machine disturbs all of them."""
     seconds = setting.sized(1.5, 0.4)
     there = list(services)
+    turns = setting.sized([*there, *reversed(there)], there)
     counted: dict[str, int] = defaultdict(int)
-    for name in [*there, *reversed(there)]:
+    for name in turns:
         service = services[name]
         before = usage.cpu_s(service.process.pid) if usage.available() else None
         result = load(service.port, body, connections=connections, seconds=seconds, content_type=content_type)
@@ -112,4 +113,4 @@ def measure(
             seen["cpu_us_per_event"] = (usage.cpu_s(service.process.pid) - before) / (result["sent"] * events) * 1e6
         found.others[name].append(seen)
     for name, requests in counted.items():
-        found.rates[name].append(requests * events / (2 * seconds))
+        found.rates[name].append(requests * events / (turns.count(name) * seconds))

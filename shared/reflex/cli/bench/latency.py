@@ -23,7 +23,7 @@ WARM_UP: Final = 20
 
 def latency(setting: Setting) -> list[Row]:
     """From before the request is sent to the first line of the agent; one gateway, one worker, all defaults."""
-    events = setting.sized(200, 30)
+    warm_up, events = setting.sized((WARM_UP, 200), (3, 17))
     p50s: list[float] = []
     p99s: list[float] = []
     accepted: list[float] = []
@@ -37,13 +37,13 @@ def latency(setting: Setting) -> list[Row]:
             worker(setting.folder, url, stamps=stamps),
         ):
             with Poster(front.port) as client:
-                sent, answered = send(client, WARM_UP + events)
-            started = starts(stamps, WARM_UP + events)
-        waits = [(begun - at) * 1000 for begun, at in zip(started, sent, strict=True)][WARM_UP:]
+                sent, answered = send(client, warm_up + events)
+            started = starts(stamps, warm_up + events)
+        waits = [(begun - at) * 1000 for begun, at in zip(started, sent, strict=True)][warm_up:]
         cuts = statistics.quantiles(waits, n=100, method="inclusive")
         p50s.append(cuts[49])
         p99s.append(cuts[98])
-        accepted.append(statistics.median(answered[WARM_UP:]) * 1000)
+        accepted.append(statistics.median(answered[warm_up:]) * 1000)
     what = f"POST to the agent's start at {EVENTS_A_SECOND} events/s"
     return [
         under("latency", f"{what}, p50", Figure(tuple(p50s), "ms"), limit=5, details={"answered_p50_ms": accepted}),

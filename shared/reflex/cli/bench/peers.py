@@ -31,8 +31,10 @@ class Pgqueuer:
         elif not self.python.exists():
             self.missing = f"no environment for peers at {self.python}; `make bench` makes it, or give --peers-python"
 
-    def contestants(self) -> Sequence[Contestant]:
+    def contestants(self, *, quick: bool) -> Sequence[Contestant]:
         """Every setting that is tried; the best of them counts."""
+        if quick:
+            return [self.contestant(500, uvloop=True)]
         return [self.contestant(batch, uvloop=uvloop) for batch in BATCHES for uvloop in (False, True)]
 
     def contestant(self, batch: int, *, uvloop: bool) -> Contestant:

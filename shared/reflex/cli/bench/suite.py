@@ -62,9 +62,6 @@ def run_benchmarks(
     with open_server(settings.database_url, settings.data_dir) as server:
         postgres = server.facts()
         load_before = load_average()
-        say(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}")
-        say(f"Python {machine['python']}, PostgreSQL {postgres['server_version']} ({postgres['kind']})")
-        say(f"load average before the start: {load_before:g}")
         setting = Setting(server, 1 if quick else runs, quick, say, peers_python)
         rows: list[Row] = []
         loads: dict[str, float] = {}
@@ -73,6 +70,12 @@ def run_benchmarks(
             loads[name] = load_average()
             rows += carried_out(name, setting)
         seconds = round(time.monotonic() - began, 1)
+    typer.echo(f"\n{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}")
+    typer.echo(
+        f"Python {machine['python']}, PostgreSQL {postgres['server_version']} ({postgres['kind']}, "
+        f"fsync {postgres['fsync']}, synchronous_commit {postgres['synchronous_commit']}), "
+        f"load average before the start {load_before:g}\n"
+    )
     report(rows)
     return {
         "machine": machine,
@@ -110,7 +113,6 @@ def carried_out(name: str, setting: Setting) -> list[Row]:
 
 
 def report(rows: Sequence[Row]) -> None:
-    typer.echo()
     print_table(COLUMNS, [row.cells() for row in rows], nothing="nothing was measured")
     for note in {f"{row.what}: {row.note}": None for row in rows if row.note}:
         typer.echo(f"\n{note}")

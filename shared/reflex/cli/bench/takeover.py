@@ -25,7 +25,9 @@ def takeover(setting: Setting) -> list[Row]:
     for run in range(runs):
         setting.say(f"takeover: run {run + 1} of {runs}, takes about 12 s")
         # Some beats of its heart later, as a worker dies in real life, and not each time at the same point of a beat.
-        waits.append(once(setting, setting.folder / f"stamps-takeover-{run}", alive_s=3 + run * 0.7))
+        waits.append(
+            once(setting, setting.folder / f"stamps-takeover-{run}", alive_s=setting.sized(3 + run * 0.7, 0.5))
+        )
     what = "SIGKILL of a worker to its delivery running elsewhere"
     return [under("takeover", what, Figure(tuple(waits), "s"), limit=15)]
 

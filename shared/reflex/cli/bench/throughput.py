@@ -16,8 +16,8 @@ __all__ = ["throughput"]
 
 PROCESSES: Final = (1, 2)
 RAW_BATCH: Final = 500
-# Without a line of log for each run, as the others do it. The row of the defaults has them.
-OUR_SETTINGS: Final = tuple({"concurrency": slots, "log_level": "warning"} for slots in (100, 200, 400))
+SLOTS: Final = (100, 200, 400)
+QUICK_SLOTS: Final = (100,)
 
 
 def throughput(setting: Setting) -> list[Row]:
@@ -28,12 +28,12 @@ def throughput(setting: Setting) -> list[Row]:
         register(ours)
         measured = Measured(setting, ours)
         default, limit = our_worker(), raw(RAW_BATCH)
-        candidates = [our_worker(**chosen) for chosen in OUR_SETTINGS]
+        candidates = [our_worker(slots) for slots in setting.sized(SLOTS, QUICK_SLOTS)]
         peers: Sequence[Contestant] = ()
         if not peer.missing:
             theirs = stack.enter_context(setting.database(migrated=False))
             peer.install(theirs)
-            peers = peer.contestants()
+            peers = peer.contestants(quick=setting.quick)
             measured.elsewhere = {each.name: theirs for each in peers}
         rows: list[Row] = []
         for processes in PROCESSES:
@@ -41,7 +41,9 @@ def throughput(setting: Setting) -> list[Row]:
             best_peers = measured.best_of(peers, processes, count=2)
             for run in range(setting.runs):
                 setting.say(f"drain: run {run + 1} of {setting.runs}, {processes} process(es)")
-                for contestant in (default, *best, *best_peers, limit):
+                turns = [default, *best, *best_peers, limit]
+                # There and back again: what drifts drifts for all of them.
+                for contestant in turns if run % 2 == 0 else reversed(turns):
                     measured.run(contestant, processes)
             rows += report(measured, processes, default, best[0], best_peers, limit, peer.missing)
     return rows
@@ -60,6 +62,8 @@ class Measured:
     def best_of(self, contestants: Sequence[Contestant], processes: int, *, count: int) -> list[Contestant]:
         """Those that are fastest in one drain each."""
         rates: dict[str, float] = {}
+        if len(contestants) <= count:
+            return list(contestants)
         for contestant in contestants:
             self.setting.say(f"drain: trying {contestant.name}, {processes} process(es)")
             rates[contestant.name] = self.once(contestant, processes).rate
@@ -93,7 +97,7 @@ def report(
     missing: str,
 ) -> list[Row]:
     def described(contestant: Contestant) -> str:
-        return f"drain, {processes} process{'es' if processes > 1 else ''}, {contestant.name}"
+        return f"drain, {processes} process{'es' * (processes > 1)}: {contestant.name}"
 
     def row(ours: Contestant, theirs: Contestant, at_least: float | None = None) -> Row:
         details: dict[str, Any] = {
