@@ -2,6 +2,7 @@
 PYTHON ?= python3
 UV := .tools/bin/uv
 BIN := .venv/bin
+SYNC = $(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 export UV_PROJECT_ENVIRONMENT := .venv
 export UV_PYTHON_DOWNLOADS := never
 
@@ -18,8 +19,10 @@ $(UV):
 .venv/.ready: requirements.lock pyproject.toml shared/pyproject.toml gateway/pyproject.toml worker/pyproject.toml | $(UV)
 	@echo "making the environment in .venv"
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
-	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
-	@$(UV) pip install --quiet --python $(BIN)/python --no-deps -e shared -e gateway -e worker
+	@# The second try trusts the machine's own certificates, which an index behind a company's proxy needs.
+	@$(SYNC) || UV_SYSTEM_CERTS=1 $(SYNC)
+	@# The build back end is in the lock as well: nothing is fetched without a hash.
+	@$(UV) pip install --quiet --offline --python $(BIN)/python --no-build-isolation --no-deps -e shared -e gateway -e worker
 	@touch $@
 
 dev: .venv/.ready ## PostgreSQL, a gateway, two workers and the example app; Ctrl-C stops all

@@ -229,8 +229,10 @@ async def test_a_request_that_outlasts_the_grace_is_answered_with_503(
     database_url: str, conn: AsyncConnection[DictRow]
 ) -> None:
     """Seen to fail (with a 500) when the cancellation is left to hypercorn."""
-    # Cut off connections make asyncio report a cancellation, which the process ignores; see `on_loop_error`.
-    asyncio.get_running_loop().set_exception_handler(server.on_loop_error)
+    # A connection that is cut off makes asyncio report a cancellation, which the process ignores.
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(server.on_loop_error)
     async with conn.transaction():
         await conn.execute("LOCK TABLE reflex.event IN SHARE MODE")
         async with served(settings_for(database_url), grace_s=0.2) as address:
@@ -246,6 +248,7 @@ async def test_a_request_that_outlasts_the_grace_is_answered_with_503(
             releasing = asyncio.create_task(release())
         await releasing
         writer.transport.abort()
+    loop.set_exception_handler(before)
     status, headers, body = answered.result()
     assert (status, orjson.loads(body)["code"], headers["retry-after"]) == (503, "stopping", "1")
 

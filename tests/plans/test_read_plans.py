@@ -126,11 +126,10 @@ def test_a_page_of_events_reads_about_as_many_rows_as_it_shows(
 
 def test_one_event_is_found_by_keys_in_every_table(full: psycopg.Connection) -> None:
     """Fails if a branch of event_deliveries.sql asks for the event alone: the tables are keyed by trigger first."""
-    parameters = {"event_id": EVENT_ID, "trigger_id": None, "run_limit": 100}
-    plan = explain(full, "event_deliveries", parameters)
-    assert {
-        table: rows_read(plan, table) for table in ("delivery", "scheduled", "lease", "dead_letter", "run")
-    } == dict.fromkeys(("delivery", "scheduled", "lease", "dead_letter", "run"), 1)
+    plan = explain(full, "event_deliveries", {"event_id": EVENT_ID, "trigger_id": None, "run_limit": 100})
+    for table in ("delivery", "scheduled", "lease", "dead_letter", "run"):
+        # Before PostgreSQL 18 a twentieth of a row in each of twenty loops is rounded to none.
+        assert round(rows_read(plan, table)) <= 1, table
     assert rows_read(explain(full, "get_event", {"event_id": EVENT_ID}), "event") == 1
     assert rows_read(explain(full, "event_follow_ups", {"event_id": EVENT_ID, "limit": 100}), "event") <= 5_001
 

@@ -86,16 +86,14 @@ def check_path(path: str) -> None:
 
 def imported(path: str, *, offline: bool) -> ModuleType:
     try:
-        if not offline or "pydantic_ai.agent" not in sys.modules:
-            known = set(sys.modules)
-            try:
+        try:
+            if not offline or "pydantic_ai.agent" not in sys.modules:
                 return importlib.import_module(path)
-            except Exception:
-                if not offline or "pydantic_ai.agent" not in sys.modules:
-                    raise
-                # Most likely an agent whose model has no key. Asking for pydantic-ai beforehand would cost an app
-                # without it two seconds, so the import is tried again from the start instead.
-                forget(sys.modules.keys() - known, path)
+        except Exception:
+            # Most likely an agent whose model has no key. Asking for pydantic-ai beforehand would cost an app without
+            # it two seconds, so the modules that failed are imported again instead.
+            if not offline or "pydantic_ai.agent" not in sys.modules:
+                raise
         with deferred_model_checks():
             return importlib.import_module(path)
     except ModuleNotFoundError as error:
@@ -126,14 +124,6 @@ def deferred_model_checks() -> Generator[None]:
         yield
     finally:
         defaults["defer_model_check"] = given
-
-
-def forget(modules: set[str], path: str) -> None:
-    """Unload what the app's package had imported of itself, so that its triggers are made again."""
-    top = path.partition(".")[0]
-    for name in modules:
-        if name == top or name.startswith(f"{top}."):
-            del sys.modules[name]
 
 
 def found(module: ModuleType, before: int) -> Iterator[Trigger]:
