@@ -56,7 +56,8 @@ def run_dev(settings: Settings, *, commands: Sequence[Command] | None = None) ->
     """
     stack = Stack(settings, list(commands or default_commands()))
     ends = stop_signals()
-    for each in ends:
+    # SIGINT too: a shell script starts its background commands with it ignored, and Python then leaves it so.
+    for each in (signal.SIGINT, *ends):
         signal.signal(each, interrupt)
     try:
         stack.prepare()

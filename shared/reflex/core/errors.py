@@ -7,6 +7,9 @@ ReflexError
 ├── NotFound             no such event, trigger or dead letter
 ├── Saturated            a bounded queue is full; try again later
 └── DatabaseUnavailable  PostgreSQL cannot be reached or is shutting down
+
+What a run may do wrong (a filter that raises, an output or event that cannot be stored, a timeout) is beside what
+raises it, in reflex.agent.
 """
 
 from typing import ClassVar

@@ -6,6 +6,7 @@ Importing pydantic-settings takes longer than the rest of the command line toget
 from pathlib import Path
 from typing import Literal
 
+from dotenv import load_dotenv
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -17,7 +18,7 @@ __all__ = ["Settings", "load_settings"]
 class Settings(BaseSettings):
     """One object for all commands; each reads what it needs. Times are seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="REFLEX_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="REFLEX_", extra="ignore", frozen=True)
 
     database_url: str | None = Field(default=None, validation_alias="DATABASE_URL")
     default_model: str | None = Field(default=None, validation_alias="DEFAULT_MODEL")
@@ -65,6 +66,8 @@ def load_settings(**overrides: object) -> Settings:
     Raises:
         ConfigurationError: A variable has a value that makes no sense; the sentence names it.
     """
+    # Into the environment as well, not only into our settings: a provider's key is read by pydantic-ai, from there.
+    load_dotenv(Path(".env"))
     given = {name: value for name, value in overrides.items() if value is not None}
     for field, alias in (("database_url", "DATABASE_URL"), ("default_model", "DEFAULT_MODEL")):
         if field in given:
