@@ -5,6 +5,7 @@ BIN := .venv/bin
 SYNC = $(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
 export UV_PROJECT_ENVIRONMENT := .venv
 export UV_PYTHON_DOWNLOADS := never
+PEERS = $(UV) pip sync --quiet --python .tools/peers/bin/python --require-hashes tests/bench/peers/requirements.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help dev test lint format type-check contracts ci chaos bench lock clean
@@ -48,8 +49,14 @@ ci: lint type-check contracts test ## what has to pass before a change lands; a 
 chaos: .venv/.ready ## five minutes of killed processes, cut connections and restarted databases under load
 	@$(BIN)/python -m tests.chaos.chaos --seconds 300
 
-bench: .venv/.ready ## the numbers of the README, each beside a limit measured in the same run
-	@$(BIN)/reflex bench
+.tools/peers/.ready: tests/bench/peers/requirements.txt | $(UV)
+	@echo "making the environment of the libraries that are measured beside Reflex in .tools/peers"
+	@test -x .tools/peers/bin/python || $(UV) venv --quiet --python $(PYTHON) .tools/peers
+	@$(PEERS) || UV_SYSTEM_CERTS=1 $(PEERS)
+	@touch $@
+
+bench: .venv/.ready .tools/peers/.ready ## the numbers of the README, each beside a limit measured in the same run
+	@$(BIN)/reflex bench $(BENCH)
 
 lock: $(UV) ## requirements.lock anew from the manifests
 	@$(UV) lock --quiet --upgrade && $(UV) export --quiet --frozen --format requirements-txt --no-emit-workspace --all-packages --all-extras --all-groups --no-header --no-annotate -o requirements.lock

@@ -111,7 +111,7 @@ def migrate() -> None:
 
 
 @app.command()
-def register(app: AppPath = None) -> None:
+def register(app: AppPath = None, json: Json = False) -> None:
     """Load an app and put its event types and triggers into the database, as a starting worker does."""
     import asyncio
 
@@ -119,7 +119,7 @@ def register(app: AppPath = None) -> None:
     from reflex.core.settings import load_settings
 
     make_importable(Path.cwd())
-    typer.echo(asyncio.run(registering.register_app(load_settings(app=app))))
+    asyncio.run(registering.register_app(load_settings(app=app), as_json=json))
 
 
 @app.command()

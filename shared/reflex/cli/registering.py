@@ -1,5 +1,8 @@
 """`reflex register`: an app's event types and triggers into the database, without running anything."""
 
+import typer
+
+from reflex.cli.tables import print_json
 from reflex.core.database import connect, describe
 from reflex.core.errors import ConfigurationError
 from reflex.core.registration import register
@@ -8,8 +11,8 @@ from reflex.core.settings import Settings
 __all__ = ["register_app"]
 
 
-async def register_app(settings: Settings) -> str:
-    """Load, register, and say what was registered."""
+async def register_app(settings: Settings, *, as_json: bool) -> None:
+    """Load, register, and print what was registered."""
     from reflex.agent.app import load_app
 
     url = settings.require_database_url()
@@ -19,7 +22,11 @@ async def register_app(settings: Settings) -> str:
     manifest = app.manifest()
     async with await connect(url, name="reflex register") as conn:
         await register(conn, manifest)
-    lines = [f"registered {manifest.app} in {describe(url)}"]
-    lines += [f"  event type  {event_type.type}" for event_type in manifest.event_types]
-    lines += [f"  trigger     {trigger.name}  <- {', '.join(trigger.patterns)}" for trigger in manifest.triggers]
-    return "\n".join(lines)
+    if as_json:
+        print_json(manifest)
+        return
+    typer.echo(f"registered {manifest.app} in {describe(url)}")
+    for event_type in manifest.event_types:
+        typer.echo(f"  event type  {event_type.type}")
+    for trigger in manifest.triggers:
+        typer.echo(f"  trigger     {trigger.name}  <- {', '.join(trigger.patterns)}")
