@@ -33,7 +33,7 @@ def test_bounds_and_patterns_agree(type: str, pattern: str) -> None:
 
 
 def test_star_does_not_match_system_types() -> None:
-    assert candidate_patterns("reflex.dead_letter") == ["reflex.dead_letter", "reflex.*"]
+    assert candidate_patterns("reflex.dead_letter") == ("reflex.dead_letter", "reflex.*")
     assert "*" in candidate_patterns("order.created")
 
 

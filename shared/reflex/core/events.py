@@ -189,14 +189,14 @@ def check_type_pattern(pattern: str) -> str:
     return pattern
 
 
-def candidate_patterns(type: str) -> list[str]:
+@lru_cache(4096)
+def candidate_patterns(type: str) -> tuple[str, ...]:
     """Every pattern that matches the type: itself, each prefix with `.*`, and `*` unless it is a system type."""
     parts = type.split(".")
-    patterns = [type, *(".".join(parts[:length]) + ".*" for length in range(1, len(parts)))]
-    return patterns if type.startswith(SYSTEM_PREFIX) else [*patterns, "*"]
+    patterns = (type, *(".".join(parts[:length]) + ".*" for length in range(1, len(parts))))
+    return patterns if type.startswith(SYSTEM_PREFIX) else (*patterns, "*")
 
 
-@lru_cache(4096)
 def pattern_matches(pattern: str, type: str) -> bool:
     """Whether an event of the type is one that the pattern means."""
     return pattern in candidate_patterns(type)
