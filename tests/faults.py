@@ -31,6 +31,7 @@ class Link:
 
     writers: list[asyncio.StreamWriter] = field(default_factory=list[asyncio.StreamWriter])
     lossy: bool = False  # bytes were swallowed: the two ends can never agree again
+    stranded: bool = False  # they are swallowed for good
 
     def reset(self) -> None:
         for writer in self.writers:
@@ -69,7 +70,7 @@ class FaultProxy:
     async def pass_through(self) -> None:
         """Heal: what was frozen goes on; connections that lost bytes are reset, as a router would answer them."""
         await self._move(Mode.PASS)
-        for link in [link for link in self._links if link.lossy]:
+        for link in [link for link in self._links if link.lossy and not link.stranded]:
             link.reset()
 
     async def delay(self, seconds: float) -> None:
@@ -84,6 +85,12 @@ class FaultProxy:
     async def blackhole(self) -> None:
         """Take bytes and forward nothing, not even that an end has gone; new connections hang: half-open."""
         await self._move(Mode.BLACKHOLE)
+
+    def strand(self) -> None:
+        """A black hole for the connections there are, which healing does not end; new ones pass: something on the way
+        has forgotten them, and still takes what they send."""
+        for link in self._links:
+            link.stranded = True
 
     async def cut(self) -> None:
         """Reset all connections there are. New ones pass."""
@@ -170,11 +177,13 @@ class FaultProxy:
             if self._delay_s:
                 await asyncio.sleep(self._delay_s)
             await self._in_mode(Mode.PASS, Mode.BLACKHOLE)
-            if self._mode is Mode.BLACKHOLE:
+            if self._mode is Mode.BLACKHOLE or link.stranded:
                 link.lossy = True
             else:
                 writer.write(chunk)
                 await writer.drain()
         await self._in_mode(Mode.PASS)  # in a black hole the other end does not learn of it
+        if link.stranded:
+            return
         if writer.can_write_eof() and not writer.is_closing():
             writer.write_eof()

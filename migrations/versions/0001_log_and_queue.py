@@ -136,6 +136,22 @@ CREATE TABLE reflex.run (
         ('succeeded', 'skipped', 'retry', 'dead', 'released', 'lost', 'cancelled'))
 );
 
+-- What runs have paid for, until their delivery has succeeded: at most a few rows for each model request and tool call.
+-- json, not jsonb: it comes back exactly as it was written, and it can hold the \\u0000 that a model may say.
+CREATE TABLE reflex.step (
+    trigger_id  int NOT NULL,
+    event_id    uuid NOT NULL,
+    fingerprint bytea NOT NULL,
+    occurrence  int NOT NULL,
+    kind        text NOT NULL,
+    position    int NOT NULL,
+    result      json NOT NULL,
+    lease_epoch int NOT NULL,
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT pk_step PRIMARY KEY (trigger_id, event_id, fingerprint, occurrence),
+    CONSTRAINT ck_step_kind CHECK (kind IN ('model_request', 'tool_call'))
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+
 CREATE TABLE reflex.dead_letter (
     trigger_id  int NOT NULL,
     event_id    uuid NOT NULL,
@@ -170,7 +186,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table in (
-        "worker", "dead_letter", "run", "lease", "scheduled", "delivery", "unrouted",
+        "worker", "dead_letter", "step", "run", "lease", "scheduled", "delivery", "unrouted",
         "idempotency", "event", "route", "trigger", "event_type", "app",
     ):  # fmt: skip
         op.execute(f"DROP TABLE reflex.{table}")

@@ -34,7 +34,8 @@ async def act(ctx: AgentContext) -> dict[str, int]:
     if "publish" in asked:
         await ctx.publish(asked["publish"], asked.get("then"))
     if ctx.attempt == 1 or not asked.get("only_first"):
-        await asyncio.sleep(asked.get("sleep_s", 0))
+        sleep_s = asked.get("sleep_s", 0)
+        await asyncio.sleep(sleep_s[ctx.attempt - 1] if isinstance(sleep_s, list) else sleep_s)
         time.sleep(asked.get("block_s", 0))  # noqa: ASYNC251 - the very thing that an agent should not do
         if asked.get("die"):
             os._exit(7)

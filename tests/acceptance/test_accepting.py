@@ -1,7 +1,10 @@
 """What the gateway accepts is there, whatever happens next: promises 1 and 2."""
 
+import asyncio
+
 import httpx2
 
+from reflex.core.database import connect
 from tests.acceptance.shop import Shop
 from tests.customers import Customers
 from tests.processes import eventually, gateway
@@ -17,9 +20,14 @@ async def test_what_a_killed_gateway_has_accepted_is_in_the_log_with_its_deliver
             [killed.url], lambda n: {"type": "order.created", "payload": {"n": n}}, customers=16, persistent=False,
             pause_s=0,
         )  # fmt: skip
-        async with customers:
+        async with customers, await connect(shop.database_url, name="test") as holding:
             await eventually(lambda: len(customers.accepted) > 300, what="300 accepted events")
-            await killed.kill()
+            async with holding.transaction():
+                await holding.execute("LOCK TABLE reflex.event IN SHARE MODE")
+                await eventually(lambda: shop.count("FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+                # Customers press on while commits have to wait: whoever is answered now was promised too much.
+                await asyncio.sleep(0.3)
+                await killed.kill()
     assert not customers.wrong
     accepted = list(customers.accepted.values())
     assert await shop.count("FROM reflex.event WHERE event_id = ANY(%s)", accepted) == len(accepted)

@@ -49,9 +49,9 @@ async def test_a_frozen_workers_late_outcome_changes_nothing_and_it_starts_anew(
     heartbeat that does not look whether its row was there.
     """
     async with shop.two_workers(lease_timeout_s=1, poll_interval_s=0.2) as workers:
-        (event_id,) = await shop.publish({"publish": "order.packed", "sleep_s": 3})
+        (event_id,) = await shop.publish({"publish": "order.packed", "sleep_s": [2.5, 4]})
         run = await shop.has_started(event_id)
-        over_at = time.monotonic() + 3.1
+        over_at = time.monotonic() + 2.6
         frozen, other = workers.who(run)
         frozen.freeze()
         again = await shop.has_started(event_id, times=2)

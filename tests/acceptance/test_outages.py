@@ -4,21 +4,22 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
-import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from reflex.cli.embedded_postgres import EmbeddedPostgres
 from reflex.core.database import connect
 from reflex.core.migrate import upgrade
-from tests.acceptance.shop import ACTING, Shop
+from tests.acceptance.shop import ACTING, APP, Shop
 from tests.customers import Customers
 from tests.faults import FaultProxy
-from tests.processes import eventually, gateway
+from tests.processes import eventually, gateway, reflex_process
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ async def is_unavailable(url: str) -> None:
 async def test_cut_terminated_and_black_holed_connections_lose_nothing(shop: Shop, proxy: FaultProxy) -> None:
     """Fails with: a worker or gateway that ends at a lost connection; events stored anew when a client asks again."""
     async with gateway(proxy.url, shop.folder) as front, shop.worker(url=proxy.url, lease_timeout_s=2) as worker:
-        async with Customers([front.url], order) as customers:
+        async with Customers([front.url], order, repeat_every=5) as customers:
             for fault in (proxy.cut, lambda: terminate_all(shop), lambda: black_hole(proxy)):
                 before = len(customers.accepted)
                 await eventually(lambda before=before: len(customers.accepted) > before + 20)
@@ -121,17 +122,8 @@ async def black_hole(proxy: FaultProxy) -> None:
 async def test_a_claim_whose_answer_was_lost_is_taken_up_again(shop: Shop, proxy: FaultProxy) -> None:
     """Its worker lives and beats, so no reaper frees the lease. Fails without the look for leases of one's own."""
     async with shop.worker(url=proxy.url) as worker:
-        async with await psycopg.AsyncConnection.connect(shop.database_url) as holding:
-            await holding.execute("LOCK TABLE reflex.lease IN EXCLUSIVE MODE")
+        async with unheard(shop, proxy, "lease"):
             (event_id,) = await shop.publish({})
-
-            async def claim_waits() -> bool:
-                waits = "wait_event_type = 'Lock' AND application_name = 'reflex worker'"
-                return await shop.count(f"FROM pg_stat_activity WHERE {waits}") > 0
-
-            await eventually(claim_waits, what="a claim that waits for the lock")
-            await proxy.blackhole()
-            await holding.commit()
         await eventually(lambda: shop.count("FROM reflex.lease"), what="the lease")
         await asyncio.sleep(0.3)
         assert shop.started() == []  # nobody told the worker
@@ -139,3 +131,43 @@ async def test_a_claim_whose_answer_was_lost_is_taken_up_again(shop: Shop, proxy
         await shop.becomes("succeeded", event_id)
         assert [run.pid for run in shop.started(event_id)] == [worker.pid]
         assert await shop.outcomes(event_id) == [(1, "succeeded")]
+
+
+async def test_a_worker_whose_enlisting_was_not_heard_of_begins_all_the_same(shop: Shop, proxy: FaultProxy) -> None:
+    """Fails with: an enlisting that cannot be repeated (a plain INSERT ends the process)."""
+    async with reflex_process("worker", "--app", APP, folder=shop.folder, database_url=proxy.url) as worker:
+        async with unheard(shop, proxy, "worker"):
+            pass
+        await eventually(lambda: shop.count("FROM reflex.worker"), what="the entry")
+        await proxy.pass_through()
+        (event_id,) = await shop.publish({})
+        await shop.becomes("succeeded", event_id)
+        assert worker.is_running
+        assert await shop.count("FROM reflex.worker") == 1
+
+
+@asynccontextmanager
+async def unheard(shop: Shop, proxy: FaultProxy, table: str) -> AsyncGenerator[None]:
+    """Let the worker's next change of a table commit without its hearing of it; the black hole stays."""
+    async with await connect(shop.database_url, name="test") as holding, holding.transaction():
+        await holding.execute(SQL("LOCK TABLE {} IN EXCLUSIVE MODE").format(Identifier("reflex", table)))
+        yield
+        waits = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'reflex worker'"
+        await eventually(lambda: shop.count(waits), what=f"a change of {table} that waits for the lock")
+        await proxy.blackhole()
+
+
+async def test_a_connection_that_is_never_answered_again_is_given_up(shop: Shop, proxy: FaultProxy) -> None:
+    """Something on the way takes what is sent and answers nothing, for good: no time limit of TCP ever ends that.
+
+    Fails with: an exchange, a heartbeat or a chore that waits for its answer without end.
+    """
+    async with shop.worker(url=proxy.url, lease_timeout_s=1, poll_interval_s=0.2) as worker:
+        (before,) = await shop.publish({})
+        await shop.becomes("succeeded", before)
+        proxy.strand()
+        (event_id,) = await shop.publish({"fail": "the retry is promoted by a chore", "only_first": True})
+        await shop.becomes("succeeded", event_id, timeout_s=60)
+        assert {run.pid for run in shop.started()} == {worker.pid}
+        beats = "FROM reflex.worker WHERE heartbeat_at > (SELECT max(finished_at) FROM reflex.run)"
+        await eventually(lambda: shop.count(beats), what="a heartbeat")

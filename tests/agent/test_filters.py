@@ -3,7 +3,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reflex.agent.filters import (
@@ -18,6 +18,9 @@ from reflex.agent.filters import (
 )
 from reflex.core.events import SYSTEM_PREFIX, Event, pattern_matches
 from tests.agent.records import make_record
+
+# The machine may be busy; what counts is the answer.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 TYPES = ["order.created", "order.eu.created", "order", "ticket.opened", "http", "reflex.dead_letter"]
 PATTERNS = [*TYPES, "order.*", "order.eu.*", "ticket.*", "reflex.*", "*"]
@@ -49,12 +52,14 @@ filters = st.recursive(atoms, composed, max_leaves=8)
 ordinary = events.filter(lambda event: not event.type.startswith(SYSTEM_PREFIX))
 
 
+@patient
 @given(filters, events)
 def test_an_event_that_matches_has_a_type_that_one_of_the_patterns_means(filter: Filter, event: Event) -> None:
     if filter(event):
         assert any(pattern_matches(pattern, event.type) for pattern in filter.patterns)
 
 
+@patient
 @given(filters, filters, ordinary)
 def test_composition_means_what_it_means_in_logic(a: Filter, b: Filter, event: Event) -> None:
     assert (a & b)(event) == (a(event) and b(event))
@@ -63,6 +68,7 @@ def test_composition_means_what_it_means_in_logic(a: Filter, b: Filter, event: E
     assert (~(a & b))(event) == (~a | ~b)(event)
 
 
+@patient
 @given(filters)
 def test_no_pattern_is_kept_that_another_one_contains(filter: Filter) -> None:
     for pattern in filter.patterns:

@@ -10,6 +10,7 @@ import orjson
 import pytest
 from pydantic import BaseModel
 from pydantic_ai import Agent
+from pydantic_ai.exceptions import ModelHTTPError
 from pydantic_ai.settings import ModelSettings
 
 from reflex.agent.app import App
@@ -199,6 +200,25 @@ async def test_an_agent_that_asks_for_the_clients_retries_gets_them(provider: An
     execution = await run(Agent(model_settings=ModelSettings(max_retries=1)))
     assert execution.output_json == '"at last"'
     assert len(stub.requests) == 2
+
+
+def half(run: object) -> ModelSettings:
+    return {"temperature": 0.5}
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.5}, half], ids=["dict", "function"])
+async def test_settings_for_one_call_do_not_bring_the_clients_retries_back(provider: Any, settings: Any) -> None:
+    stub = await provider(refusal(500))
+
+    async def agent(ctx: AgentContext) -> None:
+        await ctx.run_agent(Agent(), model_settings=settings)
+
+    trigger = Trigger("review", any_event(), agent)
+    models = resolve_models(App("shop", (trigger,)), "openai-chat:stub")
+    with pytest.raises(ModelHTTPError):
+        await run_agent(trigger, make_context(), models)
+    await models.aclose()
+    assert [request["temperature"] for request in stub.requests] == [0.5]
 
 
 async def test_agents_share_one_client_and_many_runs_at_once_work(provider: Any) -> None:

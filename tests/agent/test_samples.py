@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 import pytest
 from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, Json, StringConstraints, TypeAdapter
@@ -61,6 +61,9 @@ class Order(BaseModel):
     note: str | None = None
     due: date | None
 
+
+# The machine may be busy; what counts is the answer.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 KINDS: list[Any] = [
     bool,
@@ -297,11 +300,13 @@ json_values = st.recursive(
 )
 
 
+@patient
 @given(schemas, st.dictionaries(names, json_values, max_size=4))
 def test_every_sample_is_valid_whatever_is_known(schema: dict[str, Any], known: dict[str, Any]) -> None:
     check_valid(sample(schema, known), schema)
 
 
+@patient
 @given(schemas, json_values)
 def test_what_we_say_fits_is_valid(schema: dict[str, Any], value: Any) -> None:
     if fits(value, schema, schema):

@@ -89,10 +89,10 @@ def test_each_database_of_a_benchmark_is_its_own_and_is_dropped(tmp_path: Path, 
 
 
 def test_a_ratio_is_the_median_of_runs_made_side_by_side() -> None:
-    # The machine slowed down in the second run: both halves of it did.
-    ours, theirs = Figure((90, 45, 99), "/s"), Figure((100, 50, 100), "/s")
+    # The machine was slow in the second run, for both; the third run is spoilt.
+    ours, theirs = Figure((90, 45, 10), "/s"), Figure((100, 50, 100), "/s")
     assert beside("x", "x", ours, "limit", theirs, at_least=0.9).ratio == pytest.approx(0.9)
-    assert ours.ratio_to(Figure((100,), "/s")) == pytest.approx(0.9)
+    assert ours.ratio_to(Figure((90,), "/s")) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

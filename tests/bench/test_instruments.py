@@ -125,8 +125,15 @@ def test_cpu_time_counts_what_children_used() -> None:
         pass
     own = usage.cpu_s(os.getpid())
     assert own - before >= 0.04
-    subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.15: pass"], check=True)
-    assert usage.cpu_s(os.getpid()) - own >= 0.09
+    busy = "import time\nwhile time.process_time() < 0.15: pass\nprint(flush=True)\ninput()"
+    with subprocess.Popen(
+        [sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert usage.cpu_s(os.getpid()) - own >= 0.14, "a child that is alive"
+        child.communicate("\n")
+    assert usage.cpu_s(os.getpid()) - own >= 0.14, "a child that has ended"
     assert 5 < usage.resident_mb(os.getpid()) < 5000
 
 

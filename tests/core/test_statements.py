@@ -15,5 +15,5 @@ async def test_statement_can_be_prepared(name: str, conn: AsyncConnection[DictRo
     text = statement(name)
     assert text.startswith("-- "), f"{name}.sql begins with what it does and why"
     # Strings and comments keep their percent signs; a placeholder becomes a typeless NULL.
-    prepared = re.sub(r"%\((\w+)\)s", "NULL", text).replace("%%", "%")
+    prepared = re.sub(r"%\((\w+)\)[sb]", "NULL", text).replace("%%", "%")
     await conn.execute(f"EXPLAIN {prepared}".encode())

@@ -231,18 +231,25 @@ async def test_a_request_waits_for_its_commit_no_longer_than_the_limit(
     database_url: str, conn: AsyncConnection[DictRow]
 ) -> None:
     """Those in flight and those still waiting; the latter are not stored afterwards. Seen to fail without `_expire`."""
-    async with GroupCommit(database_url, max_buffered_events=100, commit_timeout_s=1) as commits:
+    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'reflex.event'::regclass"
+
+    async def at_the_lock(wanted: int) -> bool:
+        return len(await (await conn.execute(waiting)).fetchall()) == wanted
+
+    async with GroupCommit(database_url, max_buffered_events=100, commit_timeout_s=2) as commits:
         async with conn.transaction():
             await conn.execute("LOCK TABLE reflex.event IN SHARE MODE")
             began = time.monotonic()
-            answers = await asyncio.gather(*(commits.append([event()]) for _ in range(5)), return_exceptions=True)
-            assert time.monotonic() - began < 5
+            tasks: list[asyncio.Task[Any]] = []
+            for in_flight in (1, 2):
+                tasks.append(asyncio.create_task(commits.append([event("in flight")])))
+                await eventually(lambda wanted=in_flight: at_the_lock(wanted))
+            tasks += [asyncio.create_task(commits.append([event("waiting")])) for _ in range(3)]
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+            assert time.monotonic() - began < 10
             assert [type(answer) for answer in answers] == [DatabaseUnavailable] * 5
-
-        async def works() -> bool:
-            return bool(await asyncio.gather(commits.append([event("later")]), return_exceptions=False))
-
-        await eventually(works)
+            await eventually(lambda: at_the_lock(0), what="the end of the statements that nobody waits for")
+        await _until_stored(commits, event("later"))
     assert await stored_types(conn) == ["later"]
 
 
@@ -282,6 +289,21 @@ async def test_cut_connections_are_replaced(database_url: str, conn: AsyncConnec
             await _until_stored(commits, event(type))
             await proxy.cut()
     assert await stored_types(conn) == ["a", "b", "c"]
+
+
+async def test_a_database_that_takes_no_events_at_all_is_no_fault_of_the_events(
+    empty_database_url: str, gated: GatedAppend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was never migrated. One statement a flush, and one line in the log, however many requests there are."""
+    async with GroupCommit(empty_database_url, max_buffered_events=100, append=gated) as commits:
+        tasks = [asyncio.create_task(commits.append([event()])) for _ in range(20)]
+        await eventually(lambda: gated.waiting == 1)
+        gated.gate.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [DatabaseUnavailable] * 20
+    assert "run `reflex migrate`" in str(answers[0])
+    assert len(gated.sizes) <= 3
+    assert capsys.readouterr().out.count("no event can be stored") == 1
 
 
 async def test_a_connection_to_what_is_a_standby_by_now_is_replaced(database_url: str) -> None:

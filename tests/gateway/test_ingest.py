@@ -172,6 +172,7 @@ async def test_a_batch_beyond_the_limit_is_refused(database_url: str, conn: Asyn
         for response in (
             await post(client, [{"type": "a"}] * 4),
             await post(client, b'{"type": "a"}\n' * 4, content_type="application/x-ndjson"),
+            await post(client, b'{"type": "a"}\n' + b"\n" * 100, content_type="application/x-ndjson"),
         ):
             problem = problem_of(response)
             assert (problem["status"], problem["code"]) == (413, "batch_too_large")
@@ -319,7 +320,7 @@ async def test_a_database_without_the_tables_is_answered_with_503_and_the_comman
 ) -> None:
     async with in_process(create_app(settings_for(empty_database_url))) as client:
         problem = problem_of(await post(client, ORDER))
-        assert problem["status"] == 503
+        assert (problem["status"], problem["code"]) == (503, "database_unavailable")
         assert (await client.get("/health")).status_code == 200
     with psycopg.connect(empty_database_url) as conn:
         assert conn.execute("SELECT to_regnamespace('reflex')").fetchone() == (None,)

@@ -21,7 +21,7 @@ SELECT lpad(to_hex(n), 32, '0')::uuid, 'order.created', 's', now(), '{{}}' FROM 
 INSERT INTO reflex.delivery (trigger_id, event_id)
 SELECT 1 + n % 2, lpad(to_hex(n), 32, '0')::uuid FROM generate_series(1, {ROWS}) AS n;
 INSERT INTO reflex.scheduled (trigger_id, event_id, available_at)
-SELECT 1, lpad(to_hex(n), 32, '0')::uuid, now() + n * interval '1 s' FROM generate_series(1, {ROWS}) AS n;
+SELECT 3, lpad(to_hex(n), 32, '0')::uuid, now() + n * interval '1 s' FROM generate_series(1, {ROWS}) AS n;
 INSERT INTO reflex.run (trigger_id, event_id, lease_epoch, attempt, worker_id, started_at, outcome)
 SELECT 1, lpad(to_hex(n), 32, '0')::uuid, 1, 1, gen_random_uuid(), now(), 'succeeded'
 FROM generate_series(1, {ROWS}) AS n;

@@ -15,8 +15,9 @@ from psycopg import AsyncConnection
 
 from reflex.core import log as event_log
 from reflex.core.database import connect, describe, is_connection_error
-from reflex.core.errors import DatabaseUnavailable, EventRejected, Saturated
+from reflex.core.errors import DatabaseUnavailable, Saturated
 from reflex.core.events import NewEvent
+from reflex.gateway.append_errors import blames_an_event, describe_refusal, explain
 
 __all__ = ["EventStore", "GroupCommit"]
 
@@ -28,12 +29,6 @@ MAX_EVENTS_A_FLUSH: Final = 1000
 MAX_BYTES_A_FLUSH: Final = 8 * 1024 * 1024
 MAX_BUFFERED_BYTES: Final = 64 * 1024 * 1024
 COMMIT_TIMEOUT_S: Final = 10.0
-# Classes of SQLSTATE that blame a value: bad data, a constraint, a limit of the program, what a trigger of the
-# operator raises.
-FAULTS_OF_THE_EVENT: Final = {"22", "23", "44", "54", "P0"}
-# A deadlock, a serialization failure: nothing is wrong with the events.
-FAULTS_OF_THE_MOMENT: Final = {"40001", "40P01"}
-UNDEFINED_TABLE: Final = {"42P01", "3F000"}
 OUTCOME_UNKNOWN: Final = (
     "the database did not confirm the commit, so it is not known whether the event was stored. "
     "Send it again with an `id`: it is then stored once"
@@ -101,7 +96,7 @@ class GroupCommit:
         self._flushing: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._closing = False
-        self._reachable = True
+        self._works = True
 
     @property
     def buffered_events(self) -> int:
@@ -202,15 +197,16 @@ class GroupCommit:
         except Exception as error:  # noqa: BLE001 - whatever it is, each group is told and the flusher lives on
             if isinstance(error, TimeoutError) or is_connection_error(error):
                 await self._disconnect(flusher)
-                self._say_unreachable(error)
+                why = (
+                    f"no commit within {self._commit_timeout_s:g} s" if isinstance(error, TimeoutError) else str(error)
+                )
                 told = OUTCOME_UNKNOWN if connected else "the database cannot be reached; nothing was stored"
-                for group in groups:
-                    group.fail(DatabaseUnavailable(told))
+                self._fail(groups, told, why)
+            elif isinstance(error, psycopg.Error) and not blames_an_event(error):
+                why = describe_refusal(error)
+                self._fail(groups, f"{why}; nothing was stored", why)
             elif len(groups) == 1:
                 groups[0].fail(explain(error))
-            elif isinstance(error, psycopg.Error) and not blames_an_event(error):
-                for group in groups:
-                    group.fail(explain(error))
             else:
                 # One of them is bad. Halving finds it in a few statements, and its neighbours are stored.
                 middle = len(groups) // 2
@@ -220,9 +216,16 @@ class GroupCommit:
         for group in groups:
             if not group.stored.done():
                 group.stored.set_result(stored)
-        if not self._reachable:
-            self._reachable = True
-            log.info("database reachable again", database=describe(self._url))
+        if not self._works:
+            self._works = True
+            log.info("events are stored again", database=describe(self._url))
+
+    def _fail(self, groups: Sequence[Group], told: str, why: str) -> None:
+        for group in groups:
+            group.fail(DatabaseUnavailable(told))
+        if self._works:  # one line when it begins and one when it ends, however many requests there are in between
+            self._works = False
+            log.error("no event can be stored, clients get 503", database=describe(self._url), error=why)
 
     def _expire(self) -> None:
         """Answer those who waited too long, whatever their flusher is stuck in; look again while someone waits."""
@@ -240,33 +243,3 @@ class GroupCommit:
         conn, flusher.conn = flusher.conn, None
         if conn is not None:
             await conn.close()
-
-    def _say_unreachable(self, error: Exception) -> None:
-        if self._reachable:
-            self._reachable = False
-            why = f"no commit within {self._commit_timeout_s:g} s" if isinstance(error, TimeoutError) else str(error)
-            log.error("database unreachable, events are answered with 503", database=describe(self._url), error=why)
-
-
-def blames_an_event(error: psycopg.Error) -> bool:
-    """Whether the other events of the statement would go through without one of them, or at another moment."""
-    state = error.sqlstate or ""
-    # No SQLSTATE and no lost connection: psycopg itself could not send a value.
-    return not state or state[:2] in FAULTS_OF_THE_EVENT or state in FAULTS_OF_THE_MOMENT
-
-
-def explain(error: Exception) -> Exception:
-    """What the one request is told whose events alone were refused."""
-    if not isinstance(error, psycopg.Error):
-        return error
-    state = error.sqlstate or ""
-    # The primary message names the constraint or the limit; values are in the details, which stay here.
-    said = error.diag.message_primary or type(error).__name__
-    if state in FAULTS_OF_THE_MOMENT:
-        return DatabaseUnavailable(f"the database was busy with a conflicting statement; nothing was stored ({state})")
-    if blames_an_event(error):
-        return EventRejected(f"the database refuses it: {said} ({state or 'driver'})")
-    if state in UNDEFINED_TABLE:
-        said = "it has no tables of Reflex yet; run `reflex migrate`"
-    log.error("the database refuses to append", error=said, sqlstate=state)
-    return DatabaseUnavailable(f"the database refuses to append: {said}; nothing was stored")

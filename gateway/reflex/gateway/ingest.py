@@ -24,6 +24,8 @@ __all__ = ["Ingest"]
 MAX_ERRORS: Final = 20
 # Checking a large batch takes tens of milliseconds; other requests get their turn in between.
 EVENTS_A_TURN: Final = 200
+# Blank lines are free, but a body of nothing else would keep the process busy.
+LINES_AN_EVENT: Final = 10
 
 
 class Ingest:
@@ -86,6 +88,8 @@ class Ingest:
         """
         values: Sequence[Any]
         if kind is MediaType.NDJSON:
+            if (lines_sent := body.count(b"\n")) > LINES_AN_EVENT * self._max_batch:
+                raise self._too_many(f"{lines_sent} lines")
             lines = body.split(b"\n")
             numbers = [number for number, line in enumerate(lines, 1) if not line.isspace() and line]
             values = [lines[number - 1] for number in numbers]
@@ -94,10 +98,7 @@ class Ingest:
             values = cast("list[Any]", parse(body, max_nesting=self._max_nesting + 1))
             numbers = None
         if len(values) > self._max_batch:
-            detail = f"a batch of {len(values)} events; the limit is {self._max_batch} (REFLEX_MAX_BATCH)"
-            raise RequestRefused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "batch_too_large", f"{detail}; nothing was stored"
-            )
+            raise self._too_many(f"{len(values)} events")
         if not values:
             raise EventRejected("the batch is empty; send at least one event")
         events: list[NewEvent] = []
@@ -121,6 +122,10 @@ class Ingest:
         if errors:
             raise errors[0] if len(errors) == 1 else BatchRejected(errors[:MAX_ERRORS])
         return events
+
+    def _too_many(self, what: str) -> RequestRefused:
+        detail = f"a batch of {what}; the limit is {self._max_batch} events (REFLEX_MAX_BATCH); nothing was stored"
+        return RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "batch_too_large", detail)
 
     async def _append(self, events: list[NewEvent], trace_context: str | None) -> Mapping[UUID, UUID]:
         if not telemetry.enabled():

@@ -150,19 +150,13 @@ def moment(text: str | None, name: str) -> datetime | None:
 
 def run(action: "Callable[[AsyncConnection[Any]], Awaitable[T]]") -> T:
     """Do it on a connection to DATABASE_URL."""
-    import psycopg
-
-    from reflex.core.database import connect, describe
-    from reflex.core.errors import DatabaseUnavailable
+    from reflex.cli.connecting import connected
     from reflex.core.settings import load_settings
 
     url = load_settings().require_database_url()
 
-    async def connected() -> T:
-        try:
-            async with await connect(url, name="reflex dead-letters") as conn:
-                return await action(conn)
-        except psycopg.OperationalError as error:
-            raise DatabaseUnavailable(f"cannot reach PostgreSQL at {describe(url)}: {error}") from error
+    async def act() -> T:
+        async with connected(url, name="reflex dead-letters") as conn:
+            return await action(conn)
 
-    return asyncio.run(connected())
+    return asyncio.run(act())

@@ -56,9 +56,8 @@ def run_dev(settings: Settings, *, commands: Sequence[Command] | None = None) ->
     """
     stack = Stack(settings, list(commands or default_commands()))
     ends = stop_signals()
-    # SIGINT too: a shell script starts its background commands with it ignored, and Python then leaves it so.
-    for each in (signal.SIGINT, *ends):
-        signal.signal(each, interrupt)
+    for each in ends:
+        signal.signal(each, stack.interrupt)
     try:
         stack.prepare()
         asyncio.run(stack.serve())
@@ -66,7 +65,7 @@ def run_dev(settings: Settings, *, commands: Sequence[Command] | None = None) ->
         pass
     finally:
         for each in ends:
-            signal.signal(each, signal.SIG_IGN)
+            signal.signal(each, stack.hurry)
         stack.close()
     if stack.failure:
         raise stack.failure
@@ -86,6 +85,7 @@ class Stack:
         self.output = Output([command.name for command in commands])
         self.supervisor = Supervisor(commands, environment=self.environment, output=self.output, grace_s=self.grace_s)
         self.failure: ConfigurationError | None = None
+        self.interrupted = False
         self.postgres: EmbeddedPostgres | None = None
         if settings.database_url is None:
             self.postgres = EmbeddedPostgres(settings.data_dir / "postgres")
@@ -107,6 +107,12 @@ class Stack:
         }
         return {**os.environ, **told, **({"DEFAULT_MODEL": self.model} if self.model else {})}
 
+    def interrupt(self, number: int, _: FrameType | None) -> None:
+        """A signal before the event loop runs."""
+        # Kept as well as raised: an exception that meets one of Python's own hooks around a fork is lost.
+        self.interrupted = True
+        raise KeyboardInterrupt(number)
+
     def prepare(self) -> None:
         """A database with the schema."""
         if self.postgres:
@@ -117,8 +123,10 @@ class Stack:
     async def serve(self) -> None:
         """Return when everything that was started has ended, PostgreSQL excepted."""
         loop = asyncio.get_running_loop()
-        for each in (signal.SIGINT, *stop_signals()):
+        for each in stop_signals():
             loop.add_signal_handler(each, self.stop)
+        if self.interrupted:
+            return
         besides = [
             asyncio.create_task(work)
             for work in (self.announce(), self.reload(), self.keep_postgres(), self.stop_without_terminal())
@@ -138,6 +146,11 @@ class Stack:
     def close(self) -> None:
         if self.postgres:
             self.postgres.stop()
+
+    def hurry(self, *_: object) -> None:
+        """A signal while `close` waits."""
+        if self.postgres:
+            self.postgres.abort()
 
     async def announce(self) -> None:
         """Wait for the gateway, then say where everything is."""
@@ -244,10 +257,9 @@ async def answers(host: str, port: int) -> bool:
 
 
 def stop_signals() -> list[signal.Signals]:
-    """What ends us besides Ctrl-C: a terminal that closes as well, but not under nohup."""
+    """What ends us: also a terminal that closes, but not under nohup.
+
+    SIGINT in any case: a shell script starts its background commands with it ignored, and Python leaves it so.
+    """
     hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
-    return [signal.SIGTERM, *hangup]
-
-
-def interrupt(number: int, _: FrameType | None) -> None:
-    raise KeyboardInterrupt(number)
+    return [signal.SIGINT, signal.SIGTERM, *hangup]

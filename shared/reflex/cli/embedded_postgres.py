@@ -116,14 +116,19 @@ class EmbeddedPostgres:
 
     def stop(self) -> None:
         """Shut down: open transactions are rolled back, committed data is written."""
-        server, self._server = self._server, None
-        if server is None:
+        if self._server is None:
             return
         for stop_signal, patience_s in STOP_SIGNALS:
-            if server.poll() is None:
-                server.send_signal(stop_signal)
+            if self._server.poll() is None:
+                self._server.send_signal(stop_signal)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    server.wait(patience_s)
+                    self._server.wait(patience_s)
+        self._server = None
+
+    def abort(self) -> None:
+        """Shut down without writing: the next start recovers what was committed from the log."""
+        if self._server:
+            self._server.send_signal(signal.SIGQUIT)
 
     def __enter__(self) -> Self:
         return self.start()

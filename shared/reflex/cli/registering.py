@@ -2,8 +2,9 @@
 
 import typer
 
+from reflex.cli.connecting import connected
 from reflex.cli.tables import print_json
-from reflex.core.database import connect, describe
+from reflex.core.database import describe
 from reflex.core.errors import ConfigurationError
 from reflex.core.registration import register
 from reflex.core.settings import Settings
@@ -20,7 +21,7 @@ async def register_app(settings: Settings, *, as_json: bool) -> None:
         raise ConfigurationError("name the app's module: --app shop.agents, or REFLEX_APP")
     app = load_app(settings.app, default_model=settings.default_model)
     manifest = app.manifest()
-    async with await connect(url, name="reflex register") as conn:
+    async with connected(url, name="reflex register") as conn:
         await register(conn, manifest)
     if as_json:
         print_json(manifest)

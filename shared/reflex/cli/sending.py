@@ -51,7 +51,9 @@ def explain(content: bytes) -> str:
     """The detail of a problem document, with the fields it names."""
     try:
         problem = orjson.loads(content)
-        fields = [f"{error['field']}: {error['reason']}" for error in problem.get("errors", [])]
+        errors = problem.get("errors", [])
+        # Of a single error the detail says the same.
+        fields = [f"{error['field']}: {error['reason']}" for error in errors] if len(errors) > 1 else []
         return "; ".join([problem.get("detail") or problem["title"], *fields])
     except (orjson.JSONDecodeError, KeyError, AttributeError, TypeError):
         return content[:200].decode("utf-8", "replace")

@@ -2,12 +2,10 @@
 
 from datetime import timedelta
 
-import psycopg
 import typer
 
+from reflex.cli.connecting import connected
 from reflex.cli.tables import ago, print_json, print_table
-from reflex.core.database import connect, describe
-from reflex.core.errors import DatabaseUnavailable
 from reflex.core.overview import describe_problems, read_overview
 from reflex.core.settings import Settings
 
@@ -19,13 +17,11 @@ async def show_status(settings: Settings, *, as_json: bool) -> None:
 
     Raises:
         DatabaseUnavailable: It cannot be reached.
+        ConfigurationError: It has no schema.
     """
     url = settings.require_database_url()
-    try:
-        async with await connect(url, name="reflex status") as conn:
-            overview = await read_overview(conn, lease_timeout=timedelta(seconds=settings.lease_timeout_s))
-    except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"cannot reach PostgreSQL at {describe(url)}: {error}") from error
+    async with connected(url, name="reflex status") as conn:
+        overview = await read_overview(conn, lease_timeout=timedelta(seconds=settings.lease_timeout_s))
     problems = describe_problems(overview)
     if as_json:
         print_json({"queue": overview.queue, "workers": overview.workers, "problems": problems})

@@ -1,10 +1,15 @@
 """Connections to PostgreSQL, all opened the same way: autocommit, orjson, and time limits on a path that went dead."""
 
+import asyncio
+import os
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import orjson
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool
@@ -12,12 +17,14 @@ from psycopg_pool import AsyncConnectionPool
 from reflex.core.errors import ConfigurationError
 
 __all__ = [
+    "answered_within",
     "conninfo",
     "connect",
     "describe",
     "is_connection_error",
     "open_pool",
     "prepare_connection",
+    "sever",
     "sqlalchemy_url",
 ]
 
@@ -97,6 +104,26 @@ def open_pool(url: str, *, name: str, size: int) -> AsyncConnectionPool[AsyncCon
         kwargs={"autocommit": True},
         configure=prepare_connection,
     )
+
+
+@contextmanager
+def answered_within(seconds: float, conn: AsyncConnection[Any]) -> Generator[None]:
+    """Sever the connection if the block takes longer.
+
+    The limits of TCP see a path that is dead, but not one on which something takes what is sent and answers nothing.
+    """
+    clock = asyncio.get_running_loop().call_later(seconds, sever, conn)
+    try:
+        yield
+    finally:
+        clock.cancel()
+
+
+def sever(conn: AsyncConnection[Any] | Connection[Any]) -> None:
+    """Break a connection that does not answer: whoever waits on it gets a connection error at once. Cancelling would
+    first ask the server, and wait for its answer."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as sock:
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def is_connection_error(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ ReflexError
 ├── Saturated            a bounded queue is full; try again later
 └── DatabaseUnavailable  PostgreSQL cannot be reached or is shutting down
 
+Kinds of EventRejected stand where they are raised: MalformedJson, QueryRejected, and those of the gateway's schemas.
 What a run may do wrong (a filter that raises, an output or event that cannot be stored, a timeout) is beside what
 raises it, in reflex.agent.
 """

@@ -39,16 +39,16 @@ async def append(conn: AsyncConnection[Any], events: Sequence[NewEvent]) -> dict
     routes = [(type, pattern) for type in types for pattern in candidate_patterns(type)]
     parameters["route_type"] = [type for type, _ in routes]
     parameters["route_pattern"] = [pattern for _, pattern in routes]
-    cursor = conn.cursor()
-    await cursor.execute(statement("append_events"), parameters)
-    stored = {row[0] for row in await cursor.fetchall()}
-    result = {event.event_id: event.event_id for event in events}
-    if len(stored) < len(events):
-        missing = [event for event in events if event.event_id not in stored]
-        await cursor.execute(
+    cursor = await conn.execute(statement("append_events"), parameters)
+    row = await cursor.fetchone()
+    assert row is not None
+    ids = {event.event_id: event.event_id for event in events}
+    if row[0] < len(events):
+        keyed = [event for event in events if event.idempotency_key is not None]
+        cursor = await conn.execute(
             statement("first_event_ids"),
-            {"source": [e.source for e in missing], "key": [e.idempotency_key for e in missing]},
+            {"source": [e.source for e in keyed], "key": [e.idempotency_key for e in keyed]},
         )
         first = {(source, key): event_id for source, key, event_id in await cursor.fetchall()}
-        result.update({e.event_id: first[e.source, e.idempotency_key] for e in missing})
-    return result
+        ids.update({e.event_id: first[e.source, e.idempotency_key] for e in keyed})
+    return ids

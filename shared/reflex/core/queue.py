@@ -10,6 +10,7 @@ from psycopg import AsyncConnection
 
 from reflex.core.dead_letter_event import dead_letter_event
 from reflex.core.ids import DeliveryId
+from reflex.core.journal import forget_steps
 from reflex.core.log import append
 from reflex.core.settlement import Claimed, Outcome, Settlement
 from reflex.core.statements import statement
@@ -59,7 +60,7 @@ async def exchange(
     """Settle and claim.
 
     Args:
-        conn: Autocommit. A transaction is opened only when a settlement appends events.
+        conn: Autocommit. A transaction is opened only when a settlement appends events or forgets steps.
         settlements: At most one for each delivery. Published events and dead letters' events are appended if, and
             only if, the settlement holds.
         trigger_ids: The triggers this worker knows; the first ones are served first.
@@ -73,17 +74,14 @@ async def exchange(
             leases that were claimed without our hearing of it (`own_leases`).
         psycopg.DataError: PostgreSQL refuses a value in one of the settlements. Nothing happened.
     """
-    if any(settlement.published for settlement in settlements):
+    if any(settlement.published or settlement.forget_steps for settlement in settlements):
         async with conn.transaction():
             exchanged = await settle_and_claim(conn, worker_id, settlements, trigger_ids, limit)
-            events = [
-                event
-                for settlement in settlements
-                if (settlement.trigger_id, settlement.event_id) not in exchanged.stale
-                for event in settlement.published
-            ]
-            if events:
+            held = [s for s in settlements if (s.trigger_id, s.event_id) not in exchanged.stale]
+            if events := [event for settlement in held for event in settlement.published]:
                 await append(conn, events)
+            if forgotten := [(s.trigger_id, s.event_id) for s in held if s.forget_steps]:
+                await forget_steps(conn, forgotten)
         return exchanged
     return await settle_and_claim(conn, worker_id, settlements, trigger_ids, limit)
 

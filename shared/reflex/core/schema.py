@@ -6,7 +6,7 @@ Nothing at run time imports this: the hot statements are named SQL, and a gatewa
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB
 
 __all__ = ["metadata"]
 
@@ -148,6 +148,20 @@ sa.Table(
         "outcome IN ('succeeded', 'skipped', 'retry', 'dead', 'released', 'lost', 'cancelled')",
         name="outcome",
     ),
+)
+sa.Table(
+    "step",
+    metadata,
+    key("trigger_id", sa.Integer),
+    key("event_id", sa.Uuid),
+    key("fingerprint", sa.LargeBinary),
+    key("occurrence", sa.Integer),
+    needed("kind", sa.Text),
+    needed("position", sa.Integer),
+    needed("result", JSON),
+    needed("lease_epoch", sa.Integer),
+    needed("created_at", AT, default=NOW),
+    sa.CheckConstraint("kind IN ('model_request', 'tool_call')", name="kind"),
 )
 sa.Table(
     "dead_letter",

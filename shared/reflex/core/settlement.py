@@ -49,7 +49,8 @@ class Claimed(NamedTuple):
 class Settlement(NamedTuple):
     """The end of one run. `lease_epoch` is the fence: if the lease is gone, all of this changes nothing.
 
-    `output` and `usage` are JSON text. `published` and `dead_letter` are appended in the same transaction.
+    `output` and `usage` are JSON text. `published` and `dead_letter` are appended in the same transaction;
+    `forget_steps` deletes the delivery's journal in it.
     """
 
     trigger_id: int
@@ -63,6 +64,7 @@ class Settlement(NamedTuple):
     reason: str | None = None
     trace_id: str | None = None
     published: tuple[NewEvent, ...] = ()
+    forget_steps: bool = False
 
 
 def after_failure(

@@ -1,5 +1,6 @@
 """What an agent knows of its run, and what it may do: publish events, run a pydantic-ai agent, write to the log."""
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from uuid import UUID
@@ -7,6 +8,7 @@ from uuid import UUID
 import structlog
 from pydantic import ValidationError
 
+from reflex.agent.journal import Journal, note_published
 from reflex.agent.publishing import PublishError, RunLimits, caused_event
 from reflex.core.errors import EventRejected
 from reflex.core.events import BaseEvent, Event, EventRegistry, NewEvent
@@ -15,6 +17,7 @@ from reflex.core.ids import DeliveryId
 if TYPE_CHECKING:
     from pydantic_ai.agent import AbstractAgent
     from pydantic_ai.run import AgentRunResult
+    from structlog.typing import FilteringBoundLogger
 
     from reflex.agent.models import Models
 
@@ -37,6 +40,8 @@ class AgentContext:
         log: A structlog logger that already knows trigger, delivery and attempt.
         deadline: When the run is stopped, by this machine's clock. None if it is not.
         published: The events published so far. They are stored with the run's success, or not at all.
+        journal: Where the steps of pydantic-ai agents are kept, so that a retry does not pay for them again. None
+            outside a worker.
     """
 
     def __init__(
@@ -49,7 +54,8 @@ class AgentContext:
         deps: Any = None,
         limits: RunLimits = NO_LIMITS_GIVEN,
         trace_context: str | None = None,
-        log: Any = None,
+        log: "FilteringBoundLogger | None" = None,
+        journal: Journal | None = None,
     ) -> None:
         if event.meta is None:
             raise ValueError(f"{event!r} has no record in the log; read one with read_event()")
@@ -62,6 +68,7 @@ class AgentContext:
         self.deadline: datetime | None = None
         self.published: list[NewEvent] = []
         self.trace_context = trace_context
+        self.journal = journal
         self.models: Models | None = None
         # One entry for each call of a pydantic-ai agent, those that failed too: what was paid for is recorded.
         self.usages: list[Any] = []
@@ -74,10 +81,10 @@ class AgentContext:
         return self._record.key
 
     @property
-    def log(self) -> Any:
+    def log(self) -> "FilteringBoundLogger":
         if self._log is None:
-            self._log = structlog.get_logger("reflex.agent")
-            self._log = self._log.bind(
+            logger: FilteringBoundLogger = structlog.get_logger("reflex.agent")
+            self._log = logger.bind(
                 trigger=self.trigger, delivery_id=str(self.delivery_id), attempt=self.attempt, type=self.event.type
             )
         return self._log
@@ -132,7 +139,16 @@ class AgentContext:
             source=source, delay=delay, trace_context=self.trace_context, limits=self.limits,
         )  # fmt: skip
         self.published.append(new)
+        note_published(new)
         return new.event_id
+
+    def publish_again(self, events: Iterable[NewEvent]) -> None:
+        """Publish what a tool call had published in an earlier attempt, of which nothing was stored. Under the same
+        ids: the tool may have told the model."""
+        for event in events:
+            again = event._replace(trace_context=self.trace_context)
+            self.published.append(again)
+            note_published(again)
 
     async def run_agent(
         self, agent: "AbstractAgent[Any, OutputT]", prompt: str | None = None, **options: Any

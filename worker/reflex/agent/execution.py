@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import orjson
@@ -95,13 +96,14 @@ async def output_of(trigger: Trigger, ctx: AgentContext) -> Any:
 
 async def guarded(trigger: Trigger, work: Awaitable[Any]) -> Any:
     """The time limit, and a wall around two exceptions that would be taken for the worker's own."""
-    seconds = trigger.timeout.total_seconds() if trigger.timeout is not None else None
-    clock = asyncio.timeout(seconds)
+    clock = asyncio.timeout(trigger.timeout.total_seconds()) if trigger.timeout is not None else None
     try:
+        if clock is None:
+            return await work
         async with clock:
             return await work
     except TimeoutError as error:
-        if not clock.expired():
+        if clock is None or not clock.expired():
             raise
         raise RunTimeout(f"it took longer than {trigger.timeout}, the timeout of trigger {trigger.name!r}") from error
     except SystemExit as error:
@@ -120,22 +122,31 @@ async def run_model_agent(
     """Run a pydantic-ai agent with the context as its deps; count its usage whether or not it succeeds."""
     from pydantic_ai.usage import RunUsage
 
-    options = {"deps": ctx, "usage": RunUsage(), "model_settings": no_provider_retries, **options}
+    options = {"deps": ctx, "usage": RunUsage(), **options}
+    options["model_settings"] = partial(settings_of, options.get("model_settings"))
     if options.get("model") is None:
         options["model"] = (ctx.models or Models()).model_for(agent)
     if not any(usage is options["usage"] for usage in ctx.usages):
         ctx.usages.append(options["usage"])
-    with agent.override(name=ctx.trigger) if agent.name is None else nullcontext():
+    replaying = nullcontext()
+    if ctx.journal is not None:
+        from reflex.agent.journaling import Journaling, replay_scope
+
+        options["capabilities"] = [*(options.get("capabilities") or ()), Journaling(ctx, ctx.journal)]
+        replaying = replay_scope()
+    with replaying, agent.override(name=ctx.trigger) if agent.name is None else nullcontext():
         return await agent.run(default_prompt(ctx.event) if prompt is None else prompt, **options)
 
 
-def no_provider_retries(run: "RunContext[Any]") -> "ModelSettings":
-    """Retries belong to the queue, where they survive a crash and hold no slot; those of a provider's client multiply
-    them. An agent whose settings ask for `max_retries` keeps them."""
+def settings_of(given: Any, run: "RunContext[Any]") -> "ModelSettings":
+    """The settings given for this run, without the retries of the provider's client. Retries belong to the queue,
+    where they survive a crash and hold no slot; the client's would multiply them. Who asks for `max_retries`, in the
+    agent or for the run, gets them."""
+    asked: ModelSettings = cast("Any", given)(run) if callable(given) else given or {}
     ignored: frozenset[str] = getattr(run.model, "unsupported_settings", frozenset())
     if "max_retries" in (run.model_settings or {}) or "max_retries" in ignored:
-        return {}
-    return {"max_retries": 0}
+        return asked
+    return {"max_retries": 0, **asked}
 
 
 async def prompt_of(trigger: Trigger, ctx: AgentContext) -> str:
@@ -183,7 +194,11 @@ def output_json(output: Any, max_bytes: int) -> str | None:
 
 
 def usage_of(ctx: AgentContext) -> dict[str, Any] | None:
-    """What the pydantic-ai agents of this run used up, those that failed too; None if there were none."""
+    """What the pydantic-ai agents of this run used up, those that failed too; None if there were none.
+
+    What was replayed from the journal is in the sums, since limits apply to the whole of a run, and once more under
+    `replayed_…`: an earlier attempt has paid for it.
+    """
     if not ctx.usages:
         return None
     total: Any = sum(ctx.usages[1:], ctx.usages[0])
@@ -191,4 +206,6 @@ def usage_of(ctx: AgentContext) -> dict[str, Any] | None:
     usage |= {name: count for name in COUNTED_IF_ANY if (count := getattr(total, name))}
     if total.cost is not None:
         usage["cost_usd"] = float(total.cost)
+    if ctx.journal is not None:
+        usage |= ctx.journal.replayed
     return usage

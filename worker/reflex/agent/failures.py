@@ -22,6 +22,9 @@ MAX_FRAMES: Final = 6
 LONGEST_WAIT: Final = timedelta(days=1)
 # Errors of our own that another attempt would only pay for again: the event, the output or the code must change.
 FINAL_CODES: Final = frozenset({"event_rejected", "output", "publish"})
+# Failures that follow from what the model said: replaying its answers would end the same way each time. A request that
+# the provider refuses is one, since it repeats those answers; the first request of a run has none before it.
+POISONED_CODES: Final = frozenset({"model_behavior", "model_refused", "output"})
 
 SECRET_NAME: Final = re.compile(r"(_|^)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD)$")
 SECRET_SHAPE: Final = re.compile(
@@ -41,6 +44,11 @@ class Failure:
     retry_after: timedelta | None
     reason_code: str
     error_text: str
+
+    @property
+    def poisoned(self) -> bool:
+        """Whether the next attempt must ask the model anew instead of replaying its answers from the journal."""
+        return self.reason_code in POISONED_CODES
 
 
 def classify(error: BaseException) -> Failure:

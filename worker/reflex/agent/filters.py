@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, cast
 
 from reflex.core.errors import ReflexError
-from reflex.core.events import SYSTEM_PREFIX, Event, check_type_pattern, pattern_matches
+from reflex.core.events import SYSTEM_PREFIX, Event, candidate_patterns, check_type_pattern
 
 __all__ = [
     "Filter",
@@ -61,7 +61,7 @@ class Filter:
         Raises:
             FilterError: A predicate raised.
         """
-        return any(pattern_matches(pattern, event.type) for pattern in self.patterns) and self.test(event)
+        return not self.patterns.isdisjoint(candidate_patterns(event.type)) and self.test(event)
 
     def __and__(self, other: "Filter") -> "Filter":
         if not is_filter(other):
@@ -115,7 +115,7 @@ def type_filter(*types: str) -> Filter:
     patterns = frozenset(check_type_pattern(checked_str("type_filter", type)) for type in types)
     return Filter(
         simplified(patterns),
-        lambda event: any(pattern_matches(pattern, event.type) for pattern in patterns),
+        lambda event: not patterns.isdisjoint(candidate_patterns(event.type)),
         f"type_filter({', '.join(map(repr, types))})",
     )
 

@@ -14,11 +14,13 @@ import structlog
 from reflex.agent.context import AgentContext, read_event
 from reflex.agent.execution import run_agent, usage_of
 from reflex.agent.failures import Failure, classify
+from reflex.agent.journal import Journal
 from reflex.agent.models import Models
 from reflex.agent.publishing import RunLimits
 from reflex.agent.triggers import Trigger
 from reflex.core import telemetry
 from reflex.core.events import Event
+from reflex.core.journal import LeaseLost, StepStore
 from reflex.core.logs import run_fields
 from reflex.core.queue import dead_settlement
 from reflex.core.settlement import Claimed, Outcome, Settlement, after_failure
@@ -36,6 +38,7 @@ class Attempts:
     models: Models
     worker_id: UUID
     limits: RunLimits
+    steps: StepStore | None = None
     log: Any = field(default_factory=lambda: structlog.get_logger().bind())
     traced: bool = field(default_factory=telemetry.enabled)
 
@@ -50,7 +53,7 @@ class Attempts:
         started = time.perf_counter()
         try:
             if not trigger.matches(record):
-                return settled(claimed, Outcome.SKIPPED)
+                return settled(claimed, Outcome.SKIPPED, forget_steps=claimed.lease_epoch > 1)
         except Exception as error:  # noqa: BLE001 (the edge of an attempt)
             return self.failed(claimed, trigger, classify(error), started)
         with self.span(claimed, trigger) if self.traced else NO_SPAN as span:
@@ -78,6 +81,7 @@ class Attempts:
         trace_id = telemetry.trace_id(trace_context)
         # The run has an asyncio task, and so a context, of its own: what is set here ends with it.
         run_fields.set(partial(ids_of, claimed, trigger.name, trace_id))
+        journal = Journal(self.steps, claimed.delivery_id, claimed.lease_epoch) if self.steps is not None else None
         ctx = None
         try:
             ctx = AgentContext(
@@ -88,11 +92,20 @@ class Attempts:
                 deps=trigger.deps,
                 limits=self.limits,
                 trace_context=trace_context,
+                journal=journal,
             )
             execution = await run_agent(trigger, ctx, self.models)
+        except LeaseLost as error:
+            # No outcome of ours counts any more, not even that there is none.
+            self.log.warning("run stopped", reason=error.code, error=str(error))
+            return settled(claimed, Outcome.RELEASED)
         except Exception as error:  # noqa: BLE001 (the edge of an attempt)
             usage = usage_of(ctx) if ctx is not None else None
+            if journal is not None:
+                journal.report()
             return self.failed(claimed, trigger, classify(error), started, usage=as_json(usage), trace_id=trace_id)
+        if journal is not None:
+            journal.report()
         self.log.info("run succeeded", duration_ms=milliseconds(started), published=len(ctx.published))
         return settled(
             claimed,
@@ -101,6 +114,8 @@ class Attempts:
             usage=as_json(execution.usage),
             trace_id=trace_id,
             published=tuple(ctx.published),
+            # A run that looked at no step costs nothing more; an earlier one of this delivery may have written some.
+            forget_steps=(journal is not None and journal.used) or claimed.lease_epoch > 1,
         )
 
     def failed(
@@ -117,9 +132,13 @@ class Attempts:
             wait = after_failure(trigger.retry, claimed.attempt, retry_after=failure.retry_after)
             if wait is not None:
                 self.log.warning("run failed, will be tried again", retry_in_s=round(wait.total_seconds(), 2), **facts)
-                return settled(claimed, Outcome.RETRY, error=error, retry_in=wait, **rest)
+                return settled(
+                    claimed, Outcome.RETRY, error=error, retry_in=wait, forget_steps=failure.poisoned, **rest
+                )
         self.log.error("delivery is dead: see `reflex dead-letters`", **facts)
-        return dead_settlement(claimed, trigger=trigger.name, reason=failure.reason_code, error=error, **rest)
+        # A dead letter keeps its journal: when a person retries it, it goes on where it stopped.
+        dead = dead_settlement(claimed, trigger=trigger.name, reason=failure.reason_code, error=error, **rest)
+        return dead._replace(forget_steps=failure.poisoned)
 
 
 def ids_of(claimed: Claimed, trigger: str, trace_id: str | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from reflex.core.database import connect, is_connection_error
+from reflex.core.database import answered_within, connect, is_connection_error
 from reflex.core.queue import Exchanged, exchange, own_leases
 from reflex.core.settlement import Claimed, Outcome, Settlement
 
@@ -44,8 +44,10 @@ class ClaimLoop:
         concurrency: int,
         poll_interval_s: float,
         attempt: Callable[[Claimed], Awaitable[Settlement]],
+        answer_within_s: float = 20,
     ) -> None:
-        """`attempt` runs one delivery and never raises but on cancellation."""
+        """`attempt` runs one delivery and never raises but on cancellation. After `answer_within_s` a connection that
+        does not answer is given up."""
         self.url = url
         self.worker_id = worker_id
         self.trigger_ids = deque(trigger_ids)
@@ -53,6 +55,7 @@ class ClaimLoop:
         self.concurrency = concurrency
         self.poll_interval_s = poll_interval_s
         self.attempt = attempt
+        self.answer_within_s = answer_within_s
         self.waiting: deque[tuple[float, Claimed]] = deque()
         self.running: dict[Key, tuple[asyncio.Task[None], Claimed]] = {}
         self.finished: list[Settlement] = []
@@ -127,10 +130,12 @@ class ClaimLoop:
             self.conn = await connect(self.url, name="reflex worker")
             self.strays_checked_at = 0.0
         if time.monotonic() - self.strays_checked_at > STRAY_CHECK_S:
-            await self.adopt_strays(self.conn)
+            with answered_within(self.answer_within_s, self.conn):
+                await self.adopt_strays(self.conn)
         settlements, limit = self.finished[:1000], self.room()
         self.hungry = False
-        exchanged = await self.exchange(self.conn, settlements, limit)
+        with answered_within(self.answer_within_s, self.conn):
+            exchanged = await self.exchange(self.conn, settlements, limit)
         del self.finished[: len(settlements)]
         # A full claim means that there is probably more.
         self.hungry = self.hungry or (limit > 0 and len(exchanged.claimed) >= limit)

@@ -10,7 +10,7 @@ import psycopg
 import structlog
 from psycopg import Connection
 
-from reflex.core.database import conninfo
+from reflex.core.database import conninfo, sever
 from reflex.core.workers import beat
 
 __all__ = ["Heartbeat"]
@@ -44,7 +44,7 @@ class Heartbeat(threading.Thread):
             try:
                 if conn is None:
                     conn = psycopg.connect(self.conninfo, autocommit=True)
-                alive = beat(conn, self.worker_id)
+                alive = self.beat(conn)
             except psycopg.Error as error:
                 missed += 1
                 self.log.warning("heartbeat failed, trying again", missed=missed, error=str(error).strip())
@@ -63,6 +63,17 @@ class Heartbeat(threading.Thread):
             self.stopped.wait(self.interval_s)
         if conn is not None:
             conn.close()
+
+    def beat(self, conn: Connection[Any]) -> bool:
+        """One beat, which fails if it is not answered while there is still time for another one."""
+        clock = threading.Timer(max(self.interval_s, 1), sever, [conn])
+        clock.daemon = True
+        clock.start()
+        try:
+            return beat(conn, self.worker_id)
+        finally:
+            clock.cancel()
+            clock.join()  # from here on it severs nothing: not what a later connection finds at this descriptor
 
     def stop(self) -> None:
         """Returns once the thread has ended, or after 2 s."""

@@ -11,13 +11,15 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from reflex.core.database import connect
+from reflex.core.database import answered_within, connect
 from reflex.core.queue import promote_scheduled, reap, route_unrouted
 from reflex.core.workers import retire_triggers
 
 __all__ = ["Maintenance"]
 
 BATCH: Final = 1000
+# A chore that takes longer than so many lease timeouts has lost its connection and does not know it.
+LEASE_TIMEOUTS_PER_CHORE: Final = 6
 
 
 class Maintenance:
@@ -71,7 +73,8 @@ class Maintenance:
             last = now
             for name, chore in chores.items():
                 if self.due.get(name, 0.0) <= now:
-                    self.due[name] = now + await chore(conn)
+                    with answered_within(self.lease_timeout_s * LEASE_TIMEOUTS_PER_CHORE, conn):
+                        self.due[name] = now + await chore(conn)
             self.signal.clear()
             try:
                 async with asyncio.timeout(max(0.0, min(self.due.get(name, 0.0) for name in chores) - boot_clock())):

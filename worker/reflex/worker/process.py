@@ -19,9 +19,10 @@ from reflex.agent.app import App, load_app
 from reflex.agent.models import Models, resolve_models
 from reflex.agent.publishing import RunLimits
 from reflex.core import telemetry
-from reflex.core.database import connect, describe, is_connection_error
+from reflex.core.database import answered_within, connect, describe, is_connection_error
 from reflex.core.errors import ConfigurationError
 from reflex.core.ids import new_id
+from reflex.core.journal import StepStore
 from reflex.core.log import WAKE_CHANNEL
 from reflex.core.registration import REGISTRY_CHANNEL, Registered, register
 from reflex.core.settings import Settings
@@ -37,6 +38,7 @@ __all__ = ["work"]
 
 # What the last settling may take after the grace, before the process ends without it.
 LAST_SETTLE_S: Final = 5.0
+ANSWER_S: Final = 30.0
 
 T = TypeVar("T")
 
@@ -65,8 +67,13 @@ async def work(settings: Settings, app: App | None = None) -> None:
             "worker is ready", app=app.name, triggers=sorted(registered.trigger_ids),
             concurrency=settings.concurrency, database=describe(url), pid=os.getpid(),
         )  # fmt: skip
-        while not stopping.asked.is_set():
-            await live(url, settings, app, models, registered, stopping)
+        steps = StepStore(url)
+        try:
+            while not stopping.asked.is_set():
+                await live(url, settings, app, models, registered, steps, stopping)
+        finally:
+            await steps.aclose()
+            await models.aclose()
     log.info("worker has stopped")
 
 
@@ -83,7 +90,8 @@ async def patiently(url: str, stopping: Stopping, action: Callable[[AsyncConnect
     while not stopping.asked.is_set():
         try:
             async with await connect(url, name="reflex worker") as conn:
-                return await action(conn)
+                with answered_within(ANSWER_S, conn):
+                    return await action(conn)
         except psycopg.errors.UndefinedTable:
             raise ConfigurationError("the database has no Reflex schema yet: run `reflex migrate` first") from None
         except (psycopg.Error, OSError) as error:
@@ -95,7 +103,13 @@ async def patiently(url: str, stopping: Stopping, action: Callable[[AsyncConnect
 
 
 async def live(
-    url: str, settings: Settings, app: App, models: Models, registered: Registered, stopping: Stopping
+    url: str,
+    settings: Settings,
+    app: App,
+    models: Models,
+    registered: Registered,
+    steps: StepStore,
+    stopping: Stopping,
 ) -> None:
     """One incarnation: from enlisting until it is told to stop, or was declared dead while it was frozen."""
     worker_id = new_id()
@@ -110,6 +124,7 @@ async def live(
         trigger_names={trigger_id: trigger.name for trigger_id, trigger in triggers.items()},
         concurrency=settings.concurrency,
         poll_interval_s=settings.poll_interval_s,
+        answer_within_s=2 * settings.lease_timeout_s,
         attempt=Attempts(
             triggers=triggers,
             models=models,
@@ -121,6 +136,7 @@ async def live(
                 max_nesting=settings.max_nesting,
                 max_output_bytes=settings.max_output_bytes,
             ),
+            steps=steps,
         ),
     )
     maintenance = Maintenance(url, lease_timeout_s=settings.lease_timeout_s)

@@ -3,14 +3,18 @@
 import asyncio
 import random
 from collections.abc import Callable
+from typing import Final
 
 import psycopg
 import structlog
 from psycopg.sql import SQL, Identifier
 
-from reflex.core.database import connect
+from reflex.core.database import answered_within, connect
 
 __all__ = ["listen"]
+
+PROBE_S: Final = 30.0
+PROBE_ANSWER_S: Final = 5.0
 
 
 async def listen(url: str, channels: dict[str, Callable[[], None]]) -> None:
@@ -27,8 +31,12 @@ async def listen(url: str, channels: dict[str, Callable[[], None]]) -> None:
                 wait_s = 0.1
                 for wake in channels.values():
                     wake()
-                async for notification in conn.notifies():
-                    channels[notification.channel]()
+                while True:
+                    async for notification in conn.notifies(timeout=PROBE_S):
+                        channels[notification.channel]()
+                    # A connection on which nothing comes looks the same whether it works or not.
+                    with answered_within(PROBE_ANSWER_S, conn):
+                        await conn.execute("SELECT")
             finally:
                 await conn.close()
         except (psycopg.Error, OSError) as error:

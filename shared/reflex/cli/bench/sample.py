@@ -11,8 +11,8 @@ import psycopg
 from psycopg import sql
 
 from reflex.cli.bench.databases import connected
-from reflex.cli.registering import register_app
-from reflex.core.settings import load_settings
+from reflex.core.database import connect
+from reflex.core.registration import register as register_app
 
 __all__ = ["APP", "BATCH", "NDJSON", "PAYLOAD", "clear", "fill", "register", "settle_down", "write_bodies"]
 
@@ -52,9 +52,15 @@ TABLES: Final = (
 DAY_MS: Final = 86_400_000
 
 
-def register(url: str, app: str = APP) -> None:
-    """Put an app's triggers into a database."""
-    asyncio.run(register_app(load_settings(database_url=url, app=app)))
+def register(url: str) -> None:
+    """Put the app's triggers into a database."""
+    from reflex.agent.app import load_app
+
+    async def put() -> None:
+        async with await connect(url, name="reflex bench") as conn:
+            await register_app(conn, load_app(APP).manifest())
+
+    asyncio.run(put())
 
 
 def write_bodies(folder: Path) -> tuple[Path, Path]:

@@ -1,5 +1,6 @@
 """The benchmarks by name, in the order in which they run, and the report of what they found."""
 
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -107,7 +108,7 @@ def carried_out(name: str, setting: Setting) -> list[Row]:
         return [skipped(name, "warm `reflex dev`", "this version has no `reflex dev` yet")]
     try:
         return BENCHMARKS[name](setting)
-    except (ReflexError, psycopg.Error, OSError) as error:
+    except (ReflexError, psycopg.Error, OSError, subprocess.SubprocessError) as error:
         say(f"{name} failed: {error}")
         return [failed(name, name, str(error))]
 

@@ -1,5 +1,5 @@
 -- Give up on dead letters for good. Each leaves a cancelled run behind, with nobody as its worker, so that its event
--- still says what became of the delivery. Locked in the order of their keys, as a retry does.
+-- still says what became of the delivery; its journal is deleted. Locked in the order of their keys, as a retry does.
 WITH purged AS (
     DELETE FROM reflex.dead_letter
     WHERE ctid = ANY(ARRAY(
@@ -10,6 +10,11 @@ WITH purged AS (
         FOR UPDATE OF dead_letter
     ))
     RETURNING trigger_id, event_id, attempt, lease_epoch, reason
+),
+forgotten AS (
+    DELETE FROM reflex.step
+    USING purged
+    WHERE step.trigger_id = purged.trigger_id AND step.event_id = purged.event_id
 )
 INSERT INTO reflex.run (trigger_id, event_id, lease_epoch, attempt, worker_id, started_at, outcome, error)
 SELECT trigger_id, event_id, lease_epoch + 1, attempt, '00000000-0000-0000-0000-000000000000', now(), 'cancelled',

@@ -1,0 +1,30 @@
+"""The connection of a command that looks into the database, and what is said when there is none to be had."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from reflex.core.database import connect, describe
+from reflex.core.errors import ConfigurationError, DatabaseUnavailable
+
+__all__ = ["connected"]
+
+
+@asynccontextmanager
+async def connected(url: str, *, name: str) -> AsyncGenerator[AsyncConnection[Any]]:
+    """A connection to a database that has the schema.
+
+    Raises:
+        DatabaseUnavailable: It cannot be reached.
+        ConfigurationError: It was never migrated.
+    """
+    try:
+        async with await connect(url, name=name) as conn:
+            yield conn
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        raise ConfigurationError(f"{describe(url)} has no Reflex schema yet: run `reflex migrate` first") from None
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(f"cannot reach PostgreSQL at {describe(url)}: {error}") from error

@@ -1,0 +1,96 @@
+"""Fingerprints of steps: what makes two model requests, or two tool calls, the same one.
+
+In: everything that the model is told. Out: what differs from run to run without being told, such as timestamps and
+the ids of runs, and settings about how to ask rather than what.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
+from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import ToolDefinition
+from pydantic_core import to_jsonable_python
+
+__all__ = ["fingerprint_of_call", "fingerprint_of_request"]
+
+# Of a message's part; `metadata` is the application's own.
+UNTOLD: Final = frozenset({"timestamp", "metadata", "content_file_digests"})
+# pydantic-ai makes up ids where a provider or a retry prompt has none: new ones each run.
+GENERATED_ID: Final = "pyd_ai_"
+HOW_TO_ASK: Final = frozenset({"timeout", "request_timeout", "first_event_timeout", "max_retries", "extra_headers"})
+
+
+def fingerprint_of_request(
+    model_id: str,
+    messages: Sequence[ModelMessage],
+    settings: ModelSettings | None,
+    parameters: ModelRequestParameters,
+) -> bytes:
+    """Of a model request.
+
+    Raises:
+        ValueError: Something in it cannot be written as JSON.
+    """
+    output = parameters.output_object
+    return digest(
+        told(messages),
+        "model_request",
+        model_id,
+        {name: value for name, value in (settings or {}).items() if name not in HOW_TO_ASK},
+        [described(tool) for tool in sorted(parameters.function_tools, key=lambda tool: tool.name)],
+        [described(tool) for tool in sorted(parameters.output_tools, key=lambda tool: tool.name)],
+        parameters.native_tools,
+        [parameters.output_mode, parameters.allow_text_output, parameters.allow_image_output],
+        None if output is None else [output.name, output.description, output.json_schema],
+        [part.content for part in parameters.instruction_parts or ()],
+    )
+
+
+def fingerprint_of_call(
+    messages: Sequence[ModelMessage], name: str, arguments: Mapping[str, Any], tool_call_id: str | None
+) -> bytes:
+    """Of a tool call. The conversation up to the response that asks for it is part of it: providers reuse ids such as
+    `call_0`, and after a divergence the same call with the same id must not get an answer from another conversation.
+
+    Raises:
+        ValueError: Something in it cannot be written as JSON.
+    """
+    last = max((at for at, message in enumerate(messages) if isinstance(message, ModelResponse)), default=-1)
+    return digest(told(messages[: last + 1]), "tool_call", name, arguments, tool_call_id)
+
+
+def told(messages: Sequence[ModelMessage]) -> list[Any]:
+    dumped = cast(
+        "list[dict[str, Any]]",
+        ModelMessagesTypeAdapter.dump_python(list(messages), mode="json", fallback=class_name),
+    )
+    return [
+        [message["kind"], message.get("instructions"), [part_told(part) for part in message["parts"]]]
+        for message in dumped
+    ]
+
+
+def part_told(part: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in part.items()
+        if name not in UNTOLD and not (name == "tool_call_id" and str(value).startswith(GENERATED_ID))
+    }
+
+
+def described(tool: ToolDefinition) -> list[Any]:
+    return [tool.name, tool.description, tool.parameters_json_schema, tool.strict]
+
+
+def digest(conversation: list[Any], *parts: Any) -> bytes:
+    plain = [conversation, to_jsonable_python(parts, fallback=class_name)]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).digest()
+
+
+def class_name(value: Any) -> str:
+    """What an object that is no data counts as: its repr() would hold an address."""
+    return type(value).__qualname__
