@@ -8,6 +8,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+import structlog
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
@@ -380,3 +381,13 @@ async def test_clients_that_go_away_free_their_place_in_the_buffer(commits: Grou
     gated.gate.set()
     await commits.append([event()])
     assert gated.sizes == [1, 1, 1], "nobody waits for the three, so they are not stored"
+
+
+async def test_a_commit_says_which_events_it_stored_and_in_which_traces(database_url: str) -> None:
+    """Fails if nothing is logged: the gateway's log must lead from a client's call to the event and its trace."""
+    one = event(trace_context=f"00-{'a' * 32}-{'b' * 16}-01")
+    with structlog.testing.capture_logs() as lines:
+        async with GroupCommit(database_url, max_buffered_events=10) as commits:
+            await commits.append([one])
+    (line,) = [line for line in lines if line["event"] == "events stored"]
+    assert (line["count"], line["event_ids"], line["trace_ids"]) == (1, [str(one.event_id)], ["a" * 32])
