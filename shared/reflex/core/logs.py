@@ -8,6 +8,7 @@ from typing import Any, Literal, TextIO, cast
 
 import orjson
 import structlog
+from opentelemetry import trace
 from structlog.typing import EventDict, WrappedLogger
 
 __all__ = ["configure_logs", "run_fields"]
@@ -15,8 +16,6 @@ __all__ = ["configure_logs", "run_fields"]
 
 def add_trace_ids(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
     """The ids of the current span, where there is one: what leads from a log line to its trace."""
-    from opentelemetry import trace
-
     context = trace.get_current_span().get_span_context()
     if context.is_valid:
         entry.setdefault("trace_id", f"{context.trace_id:032x}")
