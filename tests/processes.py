@@ -110,9 +110,11 @@ class ReflexProcess:
         await eventually(lambda: not self.is_running, timeout_s=timeout_s, what=f"the end of {self}")
         return self.process.wait()
 
-    async def says(self, text: str, *, timeout_s: float = READY_TIMEOUT_S) -> None:
+    async def says(self, text: str, *, times: int = 1, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait for `text` in its output."""
-        await self._until(lambda: text in self.log, timeout_s=timeout_s, what=f"{text!r} in the output")
+        await self._until(
+            lambda: self.log.count(text) >= times, timeout_s=timeout_s, what=f"{text!r} {times}x in the output"
+        )
 
     async def is_ready(self, condition: Callable[[], Awaitable[bool]]) -> None:
         await self._until(condition, timeout_s=READY_TIMEOUT_S, what="readiness")

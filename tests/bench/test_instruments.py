@@ -97,6 +97,9 @@ def test_a_drain_starts_all_processes_together_and_ends_when_nothing_is_left(tmp
     drained = drain(database_url, raw(50), processes=2, count=2000, folder=tmp_path)
 
     assert 0 < drained.rate <= drained.start_rate
+    if usage.available():
+        assert drained.cpu_us is not None
+        assert drained.cpu_us > 0
     # With the barrier away, the first process is done before the second one is up.
     shares = [count_stamps([path]) for path in (tmp_path / "stamps").iterdir()]
     assert len(shares) == 2

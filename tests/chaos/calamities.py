@@ -16,7 +16,7 @@ Befall = Callable[[Fleet, Member, float], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Blow:
-    """One calamity: `lasts_s` is a fraction of what it may last."""
+    """One calamity: whom it strikes, and for which part of the time that it may last."""
 
     at_s: float
     calamity: str
@@ -76,6 +76,11 @@ async def black_hole(fleet: Fleet, member: Member, lasts: float) -> None:
     await member.proxy.pass_through()
 
 
+async def strand(fleet: Fleet, member: Member, lasts: float) -> None:
+    """Not even healing ends this one: whoever waits for these connections has to give them up."""
+    member.proxy.strand()
+
+
 async def stall(fleet: Fleet, member: Member, lasts: float) -> None:
     await member.proxy.freeze()
     await asyncio.sleep(lasts * LEASE_TIMEOUT_S * 2)
@@ -94,15 +99,17 @@ async def slow_down(fleet: Fleet, member: Member, lasts: float) -> None:
     await member.proxy.delay(0)
 
 
-async def restart_server(fleet: Fleet, member: Member, lasts: float) -> None:
-    fleet.server.stop()
-    await asyncio.sleep(lasts)
-    fleet.server.start()
+async def restart_server(fleet: Fleet, blow: Blow) -> None:
+    async with fleet.server_turn:
+        fleet.server.stop()
+        await asyncio.sleep(blow.lasts)
+        fleet.server.start()
 
 
-async def crash_server(fleet: Fleet, member: Member, lasts: float) -> None:
-    fleet.crash_server(signal.SIGQUIT if lasts < 0.5 else signal.SIGKILL)
-    fleet.server.start()
+async def crash_server(fleet: Fleet, blow: Blow) -> None:
+    async with fleet.server_turn:
+        fleet.crash_server(signal.SIGQUIT if blow.lasts < 0.5 else signal.SIGKILL)
+        fleet.server.start()
 
 
 async def on_a(role: str, fleet: Fleet, blow: Blow, befall: Befall) -> None:
@@ -129,8 +136,9 @@ CALAMITIES: Final[dict[str, tuple[Callable[[Fleet, Blow], Awaitable[None]], int]
     "connections cut": (one_of("members", cut), 3),
     "connections in a black hole": (one_of("members", black_hole), 3),
     "connections stalled": (one_of("members", stall), 1),
+    "connections stranded": (one_of("members", strand), 1),
     "connections refused": (one_of("members", refuse), 1),
     "connections slow": (one_of("members", slow_down), 1),
-    "PostgreSQL restarted": (one_of("workers", restart_server), 1),
-    "PostgreSQL crashed": (one_of("workers", crash_server), 1),
+    "PostgreSQL restarted": (restart_server, 1),
+    "PostgreSQL crashed": (crash_server, 1),
 }

@@ -73,6 +73,7 @@ class Fleet:
     gateways: list[Member]
     workers: list[Member]
     complaints: list[str] = field(default_factory=list[str])
+    server_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def members(self) -> list[Member]:

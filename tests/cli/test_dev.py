@@ -49,6 +49,25 @@ class StubbedDev(ReflexProcess):
     program = (sys.executable, "-c", STUB)
 
 
+class DeafDev(ReflexProcess):
+    """Told to stop during the start, where the exception gets lost: Python drops one that meets its fork hooks."""
+
+    program = (
+        sys.executable,
+        "-c",
+        """
+import contextlib, os, signal
+from reflex.cli.dev import Stack
+def prepare(stack):
+    with contextlib.suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+Stack.prepare = prepare
+"""
+        + STUB,
+    )
+
+
 class Dev:
     """A running `reflex dev` in `folder`, on the app `shop` there."""
 
@@ -87,12 +106,19 @@ async def dev(
 ) -> AsyncGenerator[Dev]:
     port = port or free_port()
     given = {"REFLEX_APP": "shop", "REFLEX_PORT": str(port), "REFLEX_DATA_DIR": str(folder / "state"), **env}
-    arguments = () if kind is StubbedDev else ("dev",)
+    given["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")  # the app is found without
+    arguments = ("dev",) if kind is ReflexProcess else ()
     process = kind(*arguments, folder=folder, env=given, name=f"dev-{uuid4().hex[:8]}")
     try:
         yield Dev(process, folder, port)
     finally:
         await process.close()
+
+
+def assert_stopped_cleanly(ended: Dev) -> None:
+    """Asked to, not killed: each said so."""
+    assert "gateway stopped" in ended.process.log
+    assert ended.process.log.count("worker has stopped") == 2
 
 
 def started_by(folder: Path) -> list[int]:
@@ -113,6 +139,8 @@ def started_by(folder: Path) -> list[int]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "shop.py").write_text(APP.format(greeting="hello"))
+    # The gateway must not look for its packages in the working folder.
+    (tmp_path / "hypercorn.py").write_text("raise RuntimeError('someone else's file')")
     return tmp_path
 
 
@@ -127,10 +155,12 @@ async def test_one_command_takes_an_event_to_an_agent_and_a_second_start_keeps_i
         assert curl[1] == f"http://localhost:{port}/events"
         assert json.loads(curl[2]) == {"type": "http", "payload": {"message": "Hello, Reflex!"}}
         assert "offline: no provider key" in first.process.log
+        await first.process.says("worker is ready", times=2)
         await first.send("one")
         await first.process.says("| hello one")
         assert re.search(r"^worker-[12]  \| hello one$", first.process.log, re.MULTILINE)
         assert await first.ends(signal.SIGINT) == 0
+        assert_stopped_cleanly(first)
         assert running_url(folder / "state" / "postgres") is None
     async with dev(folder) as second:
         await second.process.says("Reflex is ready")
@@ -138,7 +168,9 @@ async def test_one_command_takes_an_event_to_an_agent_and_a_second_start_keeps_i
         assert url
         with psycopg.connect(url) as conn:
             assert conn.execute("SELECT payload FROM reflex.event").fetchall() == [({"message": "one"},)]
+        await second.process.says("worker is ready", times=2)
         assert await second.ends(signal.SIGTERM) == 0
+        assert_stopped_cleanly(second)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no parent-death signal")
@@ -206,6 +238,12 @@ async def test_a_stop_in_the_middle_of_the_first_start_leaves_nothing(folder: Pa
     async with dev(folder, kind=StubbedDev) as running:
         await running.process.says("starting PostgreSQL")
         assert await running.ends(sent) == 0
+        assert "stub" not in running.process.log
+
+
+async def test_a_stop_whose_exception_python_drops_is_not_forgotten(folder: Path) -> None:
+    async with dev(folder, kind=DeafDev) as running:
+        assert await running.process.exited() == 0
         assert "stub" not in running.process.log
 
 

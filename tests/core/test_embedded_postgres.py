@@ -116,6 +116,7 @@ def test_only_who_can_read_the_data_folder_can_connect(data_dir: Path) -> None:
             ask(stranger, "SELECT 1")
         assert (data_dir / "reflex.password").read_text() not in server.log_file.read_text()
         assert data_dir.stat().st_mode & 0o077 == 0
+        assert server.log_file.stat().st_mode & 0o077 == 0
 
 
 def test_a_second_server_on_the_folder_is_refused_by_pid_and_folder(data_dir: Path) -> None:
@@ -146,6 +147,16 @@ def test_a_killed_server_starts_again_with_what_was_committed(data_dir: Path) ->
         assert found
         assert (found.pid, found.status) == (server.pid, "ready")
         assert ask(server.url, "SELECT count(*) FROM kept") == 1000
+
+
+def test_an_aborted_server_recovers_what_was_committed(data_dir: Path) -> None:
+    server = EmbeddedPostgres(data_dir, durable=False).start()
+    ask(server.url, "CREATE TABLE kept AS SELECT 42 AS answer")
+    server.abort()
+    server.stop()
+    assert "received immediate shutdown request" in server.log_file.read_text()
+    with server:
+        assert ask(server.url, "SELECT answer FROM kept") == 42
 
 
 def test_connections_that_outlive_a_killed_server_only_delay_the_next_start(data_dir: Path) -> None:

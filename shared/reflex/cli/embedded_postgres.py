@@ -154,6 +154,7 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             self._port = self._port or _free_port()
+            self.log_file.touch(mode=0o600)  # it quotes statements
             with self.log_file.open("ab") as log:
                 if log.tell() > LOG_LIMIT_BYTES:
                     log.truncate(0)
@@ -176,15 +177,16 @@ class EmbeddedPostgres:
     def _runs(self, binaries: Path, account: ServerAccount | None, log: BinaryIO, deadline: float) -> bool:
         """Start the server; False if it exits or is not ready in time."""
         crashed = read_pid_file(self.data_dir)
-        command = [str(binaries / "postgres"), "-D", reachable(self.data_dir, account)]
-        command += ["-p", str(self._port), "-h", "127.0.0.1", "-k", ""]
+        options = ["-p", str(self._port), "-h", "127.0.0.1", "-k", ""]
         for name, value in self.settings.items():
-            command += ["-c", f"{name}={value}"]
-        self._server = subprocess.Popen(  # noqa: S603 - our own words
-            command, cwd=self.data_dir, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True,  # Ctrl-C in the terminal must not reach it before its clients
-            preexec_fn=die_with_parent(signal.SIGINT), **identity(account),
-        )  # fmt: skip
+            options += ["-c", f"{name}={value}"]
+        with reachable(self.data_dir, account) as (path, inherited):
+            self._server = subprocess.Popen(  # noqa: S603 - our own words
+                [str(binaries / "postgres"), "-D", path, *options], cwd="/", pass_fds=inherited, env=environment(),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,  # Ctrl-C in the terminal must not reach it before its clients
+                preexec_fn=die_with_parent(signal.SIGINT), **identity(account),
+            )  # fmt: skip
         while self._server.poll() is None and time.monotonic() < deadline:
             found = read_pid_file(self.data_dir)
             # The file that a crash left says "ready" as well.

@@ -3,6 +3,8 @@
 import os
 import pwd
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -68,20 +70,26 @@ def environment() -> dict[str, str]:
     return {"PATH": os.defpath, "LC_ALL": "C", **kept}
 
 
-def reachable(folder: Path, account: ServerAccount | None) -> str:
-    """A path by which a program that `account` runs *in* `folder` can name it.
+@contextmanager
+def reachable(folder: Path, account: ServerAccount | None) -> Generator[tuple[str, tuple[int, ...]]]:
+    """A path by which a program of `account` can name `folder`, and the file descriptors that it must inherit.
 
-    A repository below a closed folder like /root is out of reach for `account`. Linux then still lets a
-    program name the folder it was started in.
+    A repository below a closed folder like /root is out of reach for `account`. What we have opened it may use
+    all the same, and Linux has a path for that.
 
     Raises:
         ConfigurationError: This system has no such path.
     """
     if account is None or all(parent.stat().st_mode & 0o001 for parent in folder.resolve().parents):
-        return str(folder)
-    if sys.platform == "linux":
-        return "/proc/self/cwd"
-    raise ConfigurationError(
-        f"the account {account.name!r}, which runs PostgreSQL because root may not, cannot reach {folder}: "
-        "work as an ordinary user, or set REFLEX_DATA_DIR to a folder below which nothing is closed to it."
-    )
+        yield str(folder), ()
+        return
+    if sys.platform != "linux":
+        raise ConfigurationError(
+            f"the account {account.name!r}, which runs PostgreSQL because root may not, cannot reach {folder}: "
+            "work as an ordinary user, or set REFLEX_DATA_DIR to a folder below which nothing is closed to it."
+        )
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{opened}", (opened,)
+    finally:
+        os.close(opened)

@@ -62,7 +62,7 @@ def cluster_url(data_dir: Path, port: int) -> str:
 
 
 def _initdb(fresh: Path, password: str, binaries: Path, account: ServerAccount | None) -> None:
-    command = [str(binaries / "initdb"), "-D", reachable(fresh, account), "-U", "postgres", "-E", "UTF8"]
+    command = [str(binaries / "initdb"), "-U", "postgres", "-E", "UTF8"]
     command += ["--locale=C.UTF-8" if sys.platform == "linux" else "--locale=C", "--no-instructions"]
     command += ["-A", "scram-sha-256", "--pwfile=/dev/stdin", "--no-sync"]
     reading, writing = os.pipe()  # a file would need a folder that the account can reach
@@ -71,10 +71,11 @@ def _initdb(fresh: Path, password: str, binaries: Path, account: ServerAccount |
             pipe.write(password)
         if account:
             os.fchown(reading, account.uid, account.gid)
-        done = subprocess.run(  # noqa: S603 - our own words
-            command, cwd=fresh, env=environment(), stdin=reading, capture_output=True, text=True,
-            preexec_fn=die_with_parent(signal.SIGKILL), **identity(account),
-        )  # fmt: skip
+        with reachable(fresh, account) as (path, inherited):
+            done = subprocess.run(  # noqa: S603 - our own words
+                [*command, "-D", path], cwd="/", pass_fds=inherited, env=environment(), stdin=reading,
+                capture_output=True, text=True, preexec_fn=die_with_parent(signal.SIGKILL), **identity(account),
+            )  # fmt: skip
     finally:
         os.close(reading)
     if done.returncode:

@@ -46,12 +46,14 @@ class Contestant:
 class Drained:
     """`rate` is until nothing was left, `start_rate` until the last of them started; deliveries a second.
 
-    `cpu_us` is the CPU time of the claiming processes for each delivery; it moves little when others use the cores.
+    The CPU time for each delivery, of the claiming processes and of a server on this machine, moves little when
+    others use the cores.
     """
 
     rate: float
     start_rate: float
     cpu_us: float | None
+    server_cpu_us: float | None
 
 
 def drain(
@@ -86,29 +88,47 @@ def drain(
                 return one(conn, waiting) >= processes
 
             wait_until(all_wait, what=f"{processes} waiting processes of {contestant.name}")
-            cpu_before = cpu_of(running)
-        ended = wait_for_the_end(conn, contestant, stamps, count, to_the_end=to_the_end)
-        cpu_after = cpu_of(running)
+            pids, server = [process.pid for process in running], usage.server_pid(conn.info.backend_pid)
+            before = cpu_of(pids), cpu_of([server])
+        ended = wait_for_the_end(conn, contestant, running, stamps, count, to_the_end=to_the_end)
+        after = cpu_of(pids), cpu_of([server])
         starts = sorted(at for path in stamps.iterdir() for at in read_stamps(path))
         if len(starts) < count:
             raise BenchmarkFailed(f"{contestant.name}: {len(starts)} of {count} runs are on record")
         first, last = starts[0], starts[count - 1]
         start_rate = count / (last - first)
-        cpu_us = (cpu_after - cpu_before) / len(starts) * 1e6 if usage.available() else None
-        return Drained(count / (ended - first) if to_the_end else start_rate, start_rate, cpu_us)
+        cpu_us = [
+            None if now is None or then is None else (now - then) / len(starts) * 1e6
+            for now, then in zip(after, before, strict=True)
+        ]
+        return Drained(count / (ended - first) if to_the_end else start_rate, start_rate, *cpu_us)
 
 
-def cpu_of(running: Sequence[Process]) -> float:
-    return sum(usage.cpu_s(process.pid) for process in running) if usage.available() else 0.0
+def cpu_of(pids: Sequence[int | None]) -> float | None:
+    """None if it cannot be known."""
+    known = [pid for pid in pids if pid is not None]
+    return sum(map(usage.cpu_s, known)) if usage.available() and known else None
 
 
 def wait_for_the_end(
-    conn: Connection[Any], contestant: Contestant, stamps: Path, count: int, *, to_the_end: bool
+    conn: Connection[Any],
+    contestant: Contestant,
+    running: Sequence[Process],
+    stamps: Path,
+    count: int,
+    *,
+    to_the_end: bool,
 ) -> float:
     what = f"the end of {contestant.name}"
+    left = sql.SQL("SELECT {}").format(sql.SQL(contestant.left))
+
+    def all_started() -> bool:
+        for process in running:
+            process.check()
+        return count_stamps(stamps.iterdir()) >= count
+
     # The database is not asked before all have started: a question that comes too often is work for it, too.
-    wait_until(lambda: count_stamps(stamps.iterdir()) >= count, what=what, timeout_s=DRAIN_TIMEOUT_S, every_s=0.01)
+    wait_until(all_started, what=what, timeout_s=DRAIN_TIMEOUT_S, every_s=0.01)
     if to_the_end:
-        left = sql.SQL("SELECT {}").format(sql.SQL(contestant.left))
         wait_until(lambda: not one(conn, left), what=what, timeout_s=DRAIN_TIMEOUT_S, every_s=0.005)
     return time.monotonic()

@@ -82,9 +82,11 @@ class Measured:
     def figure(self, contestant: Contestant, processes: int) -> Figure:
         return Figure(tuple(drained.rate for drained in self.found[contestant.name, processes]), "/s")
 
-    def cpu_us(self, contestant: Contestant, processes: int) -> list[float]:
-        found = [drained.cpu_us for drained in self.found[contestant.name, processes]]
-        return [round(cpu_us, 1) for cpu_us in found if cpu_us is not None]
+    def cpu_us(self, contestant: Contestant, processes: int) -> dict[str, list[float | None]]:
+        """CPU time for each delivery, run by run: of its processes, and of PostgreSQL while it drains."""
+        found = self.found[contestant.name, processes]
+        times = {"processes": [each.cpu_us for each in found], "server": [each.server_cpu_us for each in found]}
+        return {name: [each and round(each, 1) for each in values] for name, values in times.items()}
 
 
 def report(

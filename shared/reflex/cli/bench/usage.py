@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["available", "cpu_s", "resident_mb"]
+__all__ = ["available", "cpu_s", "resident_mb", "server_pid"]
 
 PROC: Final = Path("/proc")
 # Fields of /proc/<pid>/stat, counted from the one after the command's closing parenthesis (the state).
@@ -32,6 +32,17 @@ def cpu_s(pid: int) -> float:
     while found := {child for child, parent in parents.items() if parent in family} - family:
         family |= found
     return sum(ticks.get(member, 0) for member in family) / os.sysconf("SC_CLK_TCK")
+
+
+def server_pid(backend_pid: int) -> int | None:
+    """The PostgreSQL server that a connection's process belongs to; None if it runs on another machine."""
+    try:
+        process = PROC / str(backend_pid)
+        if not (process / "cmdline").read_bytes().startswith(b"postgres"):
+            return None
+        return int((process / "stat").read_text().rpartition(")")[2].split()[PARENT])
+    except OSError:
+        return None
 
 
 def resident_mb(pid: int) -> float:
