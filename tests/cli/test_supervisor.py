@@ -16,7 +16,7 @@ from tests.processes import eventually
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reflex.cli.supervisor.RESTART_S", (0.01, 0.02))
+    monkeypatch.setattr("reflex.core.restarts.RESTART_S", (0.01, 0.02))
     monkeypatch.setattr("reflex.cli.supervisor.LAST_WORDS_S", 0.0)
 
 

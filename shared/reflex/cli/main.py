@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from reflex.cli import dead_letters
-from reflex.core.errors import ConfigurationError, ReflexError
+from reflex.core.errors import CONFIGURATION_EXIT_CODE, ConfigurationError, ReflexError
 
 __all__ = ["app", "main"]
 
@@ -193,10 +193,10 @@ def main() -> None:
         if distribution is None:
             raise
         typer.echo(f"reflex: this environment has no {distribution}, which the command needs; install it", err=True)
-        sys.exit(2)
+        sys.exit(CONFIGURATION_EXIT_CODE)
     except ReflexError as error:
         typer.echo(f"reflex: {error}", err=True)
-        sys.exit(2 if isinstance(error, ConfigurationError) else 1)
+        sys.exit(CONFIGURATION_EXIT_CODE if isinstance(error, ConfigurationError) else 1)
 
 
 if __name__ == "__main__":

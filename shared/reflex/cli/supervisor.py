@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from reflex.cli.output import Output
+from reflex.core.errors import CONFIGURATION_EXIT_CODE
 from reflex.core.lifeline import die_with_parent
+from reflex.core.restarts import Restarts
 
 __all__ = ["Command", "Supervisor"]
 
-RESTART_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
-# A process that lived this long was well; its next restart is quick again.
-WELL_S: Final = 30.0
-CONFIGURATION_EXIT_CODE: Final = 2
 LOOK_S: Final = 0.05
 # What a process may need after its own grace: a last write to the database.
 LAST_WORDS_S: Final = 3.0
@@ -97,20 +95,18 @@ class Supervisor:
 
     async def _keep(self, child: Child) -> None:
         command = child.command
-        failures = 0
+        restarts = Restarts()
         while not self.stopping.is_set():
             child.told_to_end.clear()
             began = time.monotonic()
             code = await self._run(child)
             if child.told_to_end.is_set():
-                failures = 0
+                restarts.forget()
             elif code == CONFIGURATION_EXIT_CODE and command.waits_for_code:
                 self._say_waiting_for_code(command)
                 await child.told_to_end.wait()
             else:
-                failures = 0 if time.monotonic() - began > WELL_S else failures
-                wait_s = RESTART_S[min(failures, len(RESTART_S) - 1)]
-                failures += 1
+                wait_s = restarts.wait_s(time.monotonic() - began)
                 self._output.say(f"{command.name} {ending(code)}; starting it again in {wait_s:g} s")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):

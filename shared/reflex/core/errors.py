@@ -13,9 +13,10 @@ What a run may do wrong (a filter that raises, an output or event that cannot be
 raises it, in reflex.agent.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 __all__ = [
+    "CONFIGURATION_EXIT_CODE",
     "AppError",
     "ConfigurationError",
     "DatabaseUnavailable",
@@ -24,6 +25,10 @@ __all__ = [
     "ReflexError",
     "Saturated",
 ]
+
+
+# Of a command that ends with a ConfigurationError. Starting it again would say the same: only a change can help.
+CONFIGURATION_EXIT_CODE: Final = 2
 
 
 class ReflexError(Exception):

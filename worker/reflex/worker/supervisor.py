@@ -10,15 +10,13 @@ from typing import Final
 
 import structlog
 
+from reflex.core.errors import CONFIGURATION_EXIT_CODE
 from reflex.core.lifeline import die_with_parent
+from reflex.core.restarts import Restarts
 
 __all__ = ["supervise"]
 
 LOOK_S: Final = 0.1
-RESTART_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
-# A process that lived this long was well; its next restart is quick again.
-WELL_S: Final = 30.0
-CONFIGURATION_EXIT_CODE: Final = 2
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +49,7 @@ def supervise(arguments: list[str], processes: int) -> int:
         signal.signal(number, on_signal)
     children: list[Child] = []
     due = [0.0] * processes  # when to start each process that does not run
-    failures = 0
+    restarts = Restarts()
     code = 0
     while children or (due and not asked):
         now = time.monotonic()
@@ -74,9 +72,7 @@ def supervise(arguments: list[str], processes: int) -> int:
                 code = CONFIGURATION_EXIT_CODE
                 asked = 1
             else:
-                failures = 0 if now - child.started > WELL_S else failures
-                wait_s = RESTART_S[min(failures, len(RESTART_S) - 1)]
-                failures += 1
+                wait_s = restarts.wait_s(now - child.started)
                 log.error(
                     "a worker process ended; starting another",
                     exit_code=ended, pid=child.process.pid, restart_in_s=wait_s,
