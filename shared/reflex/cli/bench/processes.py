@@ -76,16 +76,12 @@ class Process:
 
 
 @contextmanager
-def started(
-    command: Sequence[str], *, folder: Path, name: str, env: Mapping[str, str], kill: bool = False
-) -> Generator[Process]:
-    """A process for the length of a block; `kill` ends it without asking."""
+def started(command: Sequence[str], *, folder: Path, name: str, env: Mapping[str, str]) -> Generator[Process]:
+    """A process for the length of a block."""
     process = Process(command, folder=folder, name=name, env=env)
     try:
         yield process
     finally:
-        if kill:
-            process.kill()
         process.stop()
 
 

@@ -2,8 +2,8 @@
 
 import http.client
 import sys
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -15,7 +15,7 @@ from reflex.cli.bench.databases import connected, one
 from reflex.cli.bench.processes import BenchmarkFailed, Process, free_port, started, wait_until
 from reflex.cli.bench.sample import APP
 
-__all__ = ["REFLEX", "Poster", "Service", "answers", "gateway", "reference", "worker"]
+__all__ = ["REFLEX", "Poster", "Service", "gateway", "reference", "worker"]
 
 REFLEX: Final = (sys.executable, "-m", "reflex.cli.main")
 ANSWER_TIMEOUT_S: Final = 15.0
@@ -55,45 +55,42 @@ class Poster:
         self._connection.close()
 
 
-@contextmanager
-def gateway(folder: Path, url: str) -> Generator[Service]:
+def gateway(folder: Path, url: str) -> AbstractContextManager[Service]:
     """`reflex gateway` with its defaults."""
-    port = free_port()
-    command = [*REFLEX, "gateway", "--port", str(port)]
-    with started(command, folder=folder, name="gateway", env={"DATABASE_URL": url}) as process:
-        wait_until(lambda: answers(process.check(), port, "/health"), what="an answer of the gateway")
-        yield Service(process, port)
+    return listening(folder, url, "gateway", [*REFLEX, "gateway", "--port"])
 
 
-@contextmanager
-def reference(folder: Path, kind: str, url: str) -> Generator[Service]:
+def reference(folder: Path, kind: str, url: str) -> AbstractContextManager[Service]:
     """A server of `reference_server`; `kind` is `validate` or `no-op`."""
+    return listening(folder, url, kind, [sys.executable, "-m", "reflex.cli.bench.reference_server", kind])
+
+
+@contextmanager
+def listening(folder: Path, url: str, name: str, command: list[str]) -> Generator[Service]:
+    """A server, from the moment on when it answers; its port is the last word of its command."""
     port = free_port()
-    command = [sys.executable, "-m", "reflex.cli.bench.reference_server", kind, str(port)]
-    with started(command, folder=folder, name=kind, env={"DATABASE_URL": url}) as process:
-        wait_until(lambda: answers(process.check(), port, "/health"), what=f"an answer of the {kind} server")
+    with started([*command, str(port)], folder=folder, name=name, env={"DATABASE_URL": url}) as process:
+        wait_until(lambda: bool(process.check()) and answers(port), what=f"an answer of the {name} server")
         yield Service(process, port)
 
 
 @contextmanager
-def worker(
-    folder: Path, url: str, *, stamps: Path, app: str = APP, env: Mapping[str, str] | None = None
-) -> Generator[Process]:
-    """`reflex worker`, with its defaults but for `env`, from the moment on when it is enlisted."""
+def worker(folder: Path, url: str, *, stamps: Path, app: str = APP) -> Generator[Process]:
+    """`reflex worker` with its defaults, from the moment on when it is enlisted."""
     with connected(url) as conn:
-        before = one(conn, sql.SQL("SELECT count(*) FROM reflex.worker"))
-        environment = {"DATABASE_URL": url, STAMPS_FOLDER: str(stamps), **(env or {})}
-        with started([*REFLEX, "worker", "--app", app], folder=folder, name="worker", env=environment) as process:
-            count = sql.SQL("SELECT count(*) FROM reflex.worker")
+        count = sql.SQL("SELECT count(*) FROM reflex.worker")
+        before = one(conn, count)
+        env = {"DATABASE_URL": url, STAMPS_FOLDER: str(stamps)}
+        with started([*REFLEX, "worker", "--app", app], folder=folder, name="worker", env=env) as process:
             wait_until(lambda: one(conn, count) > before and bool(process.check()), what="an enlisted worker")
             yield process
 
 
-def answers(process: Process, port: int, path: str) -> bool:
-    """Whether it takes requests by now."""
+def answers(port: int) -> bool:
+    """Whether something there takes requests by now."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_TIMEOUT_S)
     try:
-        connection.request("GET", path)
+        connection.request("GET", "/health")
         return connection.getresponse().status < http.client.INTERNAL_SERVER_ERROR
     except (OSError, http.client.HTTPException):
         return False

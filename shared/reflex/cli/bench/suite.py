@@ -3,7 +3,6 @@
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from reflex.cli.bench.idle import idle
 from reflex.cli.bench.ingest import batch, single
 from reflex.cli.bench.latency import latency
 from reflex.cli.bench.machine import facts, load_average
-from reflex.cli.bench.results import Row, failed, short, skipped
+from reflex.cli.bench.results import Row, failed, short
 from reflex.cli.bench.setting import Setting
 from reflex.cli.bench.takeover import takeover
 from reflex.cli.bench.throughput import throughput
@@ -104,8 +103,6 @@ def write_document(document: Mapping[str, Any], path: Path) -> None:
 
 def carried_out(name: str, setting: Setting) -> list[Row]:
     """A benchmark that fails is a row that says so; the others go on."""
-    if name == "dev" and find_spec("reflex.cli.dev") is None:
-        return [skipped(name, "warm `reflex dev`", "this version has no `reflex dev` yet")]
     try:
         return BENCHMARKS[name](setting)
     except (ReflexError, psycopg.Error, OSError, subprocess.SubprocessError) as error:
