@@ -14,7 +14,7 @@ from reflex.core.registration import EventType, Manifest, Registered, TriggerDef
 from reflex.core.settlement import Claimed, Outcome, Settlement
 from reflex.core.workers import Incarnation, enlist
 
-__all__ = ["claim", "count", "enlisted", "new_event", "publish", "settled", "shop"]
+__all__ = ["claim", "count", "enlisted", "is_quiet", "new_event", "publish", "settled", "shop"]
 
 
 async def shop(
@@ -61,3 +61,11 @@ async def count(conn: AsyncConnection[Any], table: str) -> int:
     row = await cursor.fetchone()
     assert row is not None
     return row["n"] if isinstance(row, dict) else row[0]
+
+
+async def is_quiet(conn: AsyncConnection[Any]) -> bool:
+    """Whether nothing is pending, scheduled or running: in one statement, for between two a delivery can move from the
+    table that is asked next to the one that was asked before."""
+    places = ("delivery", "scheduled", "lease")
+    anywhere = " UNION ALL ".join(f"(SELECT 1 FROM reflex.{place} LIMIT 1)" for place in places)
+    return await (await conn.execute(anywhere.encode())).fetchone() is None

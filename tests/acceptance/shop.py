@@ -15,7 +15,7 @@ from reflex.core.log import append
 from reflex.core.reads import get_event
 from reflex.core.rows import DeliveryRow, EventDetail
 from tests.processes import ReflexProcess, eventually, worker
-from tests.queue_fixtures import new_event
+from tests.queue_fixtures import is_quiet, new_event
 
 __all__ = ["ACTING", "APP", "Pair", "Shop", "Started"]
 
@@ -124,12 +124,7 @@ class Shop:
 
     async def is_quiet(self, *, timeout_s: float = 30) -> None:
         """Wait until nothing is pending, scheduled or running."""
-
-        async def quiet() -> bool:
-            places = ("delivery", "scheduled", "lease")
-            return not sum([await self.count(f"FROM reflex.{place}") for place in places])
-
-        await eventually(quiet, timeout_s=timeout_s, what="a quiet queue")
+        await eventually(lambda: is_quiet(self.conn), timeout_s=timeout_s, what="a quiet queue")
 
 
 def settings(env: Mapping[str, object]) -> dict[str, str]:

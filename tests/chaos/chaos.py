@@ -22,9 +22,10 @@ from psycopg import AsyncConnection
 from reflex.core.database import connect
 from tests.chaos.calamities import CALAMITIES, Blow, plan
 from tests.chaos.fleet import Fleet, running_fleet
-from tests.chaos.verdict import fetch, is_quiet, verdict
+from tests.chaos.verdict import fetch, verdict
 from tests.customers import Customers
 from tests.processes import eventually
+from tests.queue_fixtures import is_quiet
 
 __all__ = ["Report", "storm"]
 

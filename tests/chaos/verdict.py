@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 from reflex.core.events import pattern_matches
 from tests.chaos.churning import PUBLISHES
 
-__all__ = ["fetch", "is_quiet", "verdict"]
+__all__ = ["fetch", "verdict"]
 
 SHOWN: Final = 5
 
@@ -83,13 +83,6 @@ CHECKS: Final[Mapping[str, str]] = {
     """,
     "leases, which nobody should hold any more": "SELECT trigger_id || '-' || event_id, worker_id FROM reflex.lease",
 }
-
-
-async def is_quiet(conn: AsyncConnection[Any]) -> bool:
-    """Whether nothing is pending, scheduled or running."""
-    places = ("delivery", "scheduled", "lease")
-    rows = await fetch(conn, " UNION ALL ".join(f"(SELECT 1 FROM reflex.{place} LIMIT 1)" for place in places))
-    return not rows
 
 
 async def verdict(conn: AsyncConnection[Any], accepted: Mapping[str, UUID]) -> list[str]:
