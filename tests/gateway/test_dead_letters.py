@@ -14,6 +14,9 @@ from tests.gateway.gateways import problem_of
 from tests.gateway.stories import Story, tell
 from tests.queue_fixtures import count
 
+# Each of them means the letter of the story.
+EVERY_FILTER = {"trigger": "die", "app": "shop", "type": "order.*", "reason": "failed", "key": "A1", "since": "1h"}
+
 
 @pytest.fixture
 async def db(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
@@ -46,15 +49,7 @@ async def test_a_dead_letter_is_listed_and_shown_with_its_history(client: httpx2
 
 async def test_every_filter_of_the_list_arrives(client: httpx2.AsyncClient, story: Story) -> None:
     """Fails if the route forgets one: each of them excludes the only letter."""
-    matching = {
-        "trigger": "die",
-        "app": "shop",
-        "type": "order.*",
-        "reason": "failed",
-        "key": "A1",
-        "since": "1h",
-        "limit": "5",
-    }
+    matching = {**EVERY_FILTER, "limit": "5"}
     assert len((await client.get("/dead-letters", params=matching)).json()["dead_letters"]) == 1
     others = {
         "trigger": "x",
@@ -100,15 +95,7 @@ async def test_a_filter_retries_what_it_means_and_nothing_else(client: httpx2.As
     none = await client.post("/dead-letters/retry", json={"trigger": "another"})
     assert none.json() == {"retried": 0, "limit_reached": False}
     assert await state_of(client, story) == "dead"
-    matching = {
-        "trigger": "die",
-        "app": "shop",
-        "type": "order.*",
-        "reason": "failed",
-        "key": "A1",
-        "since": "1h",
-        "limit": 1,
-    }
+    matching = {**EVERY_FILTER, "limit": 1}
     done = await client.post("/dead-letters/retry", json=matching)
     assert done.json() == {"retried": 1, "limit_reached": True}
     assert await state_of(client, story) == "pending"

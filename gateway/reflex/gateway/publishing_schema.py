@@ -1,11 +1,12 @@
 """The schema of POST /events: what an envelope may hold and what is answered. The check itself is written by hand for
 speed (`reflex.core.envelope`); tests hold the two against each other."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from reflex.core.envelope import MAX_LENGTH
-from reflex.core.events import MAX_TYPE_LENGTH, TYPE_NAME
+from reflex.core.events import MAX_TYPE_LENGTH, SYSTEM_PREFIX, TYPE_NAME
 
 __all__ = ["BATCH_ANSWER", "COMPONENTS", "EVENT", "EVENT_ANSWER"]
 
@@ -30,8 +31,8 @@ COMPONENTS: Final[Mapping[str, Mapping[str, Any]]] = {
                 "type": "string",
                 "maxLength": MAX_TYPE_LENGTH,
                 "pattern": f"^{TYPE_NAME.pattern}$",
-                "not": {"pattern": "^reflex\\."},
-                "description": "What happened. Types that start with `reflex.` are Reflex's own.",
+                "not": {"pattern": f"^{re.escape(SYSTEM_PREFIX)}"},
+                "description": f"What happened. Types that start with `{SYSTEM_PREFIX}` are Reflex's own.",
                 "examples": ["order.created"],
             },
             "payload": {

@@ -1,6 +1,6 @@
 """The queue: settle what finished and claim what is pending, in one round trip; give back; free what the dead held."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -100,12 +100,16 @@ async def settle_and_claim(
         for name, column in zip(SETTLED_COLUMNS[4:], columns[4:], strict=False)
     }
     # Numbers, ids and outcomes need no quoting: joined by hand they cost a fifth of psycopg's array dumper.
-    trigger_ids_, event_ids, epochs, outcomes = columns[:4]
-    parameters["trigger_id"] = f"{{{','.join(map(str, trigger_ids_))}}}"
-    parameters["event_id"] = f"{{{','.join([event_id.hex for event_id in event_ids])}}}"
-    parameters["lease_epoch"] = f"{{{','.join(map(str, epochs))}}}"
-    parameters["outcome"] = f"{{{','.join(outcomes)}}}"
-    parameters.update(worker_id=worker_id, claim_trigger_id=list(trigger_ids), limit=limit)
+    settled_ids, event_ids, epochs, outcomes = columns[:4]
+    parameters.update(
+        trigger_id=array_text(map(str, settled_ids)),
+        event_id=array_text([event_id.hex for event_id in event_ids]),
+        lease_epoch=array_text(map(str, epochs)),
+        outcome=array_text(outcomes),
+        worker_id=worker_id,
+        claim_trigger_id=list(trigger_ids),
+        limit=limit,
+    )
     cursor = await conn.execute(statement("settle_and_claim"), parameters)
     claimed: list[Claimed] = []
     stale: set[tuple[int, UUID]] = set()
@@ -115,6 +119,11 @@ async def settle_and_claim(
         else:
             claimed.append(Claimed(*row[:-1]))
     return Exchanged(claimed, frozenset(stale))
+
+
+def array_text(values: Iterable[str]) -> str:
+    """A PostgreSQL array of values that need no quoting."""
+    return "{" + ",".join(values) + "}"
 
 
 async def own_leases(conn: AsyncConnection[Any], *, worker_id: UUID) -> list[Claimed]:

@@ -38,17 +38,13 @@ def enabled() -> bool:
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider | trace.NoOpTracerProvider)
 
 
-def configure_traces(service: str) -> Callable[[], None]:
+def configure_traces(service: str) -> Callable[[], object]:
     """Set up tracing if the environment asks for it. Returns what to call before the process ends."""
     if os.environ.get("LOGFIRE_TOKEN"):
         import logfire
 
         logfire.configure(service_name=service, console=False, inspect_arguments=False)
-
-        def shut_down() -> None:
-            logfire.shutdown()
-
-        return shut_down
+        return logfire.shutdown
     if any(os.environ.get(f"OTEL_EXPORTER_OTLP_{which}ENDPOINT") for which in ("", "TRACES_")):
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource

@@ -34,10 +34,6 @@ class Lookup:
     occurrence: int
     recorded: str | None
 
-    @property
-    def key(self) -> StepKey:
-        return self.fingerprint.hex(), self.occurrence
-
 
 @dataclass(slots=True)
 class ToolCall:

@@ -4,7 +4,7 @@ Imported by the first journaled run of an agent: it needs pydantic-ai.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import structlog
@@ -39,7 +39,7 @@ class ToolRecord:
     value: ToolReturn[Any] | None = None
     message: str = ""
     published: Sequence[NewEvent] = ()
-    steps: Sequence[StepKey] = field(default=())
+    steps: Sequence[StepKey] = ()
 
     def outcome(self) -> Any:
         match self.ended:
@@ -153,7 +153,7 @@ class JournaledToolset(WrapperToolset[Any]):
         return cast("Any", result)
 
     async def _record(self, step: Lookup, call: ToolCall, ended: ToolRecord) -> None:
-        record = ToolRecord(ended.ended, ended.value, ended.message, call.published, call.steps)
+        record = replace(ended, published=call.published, steps=call.steps)
         try:
             text = TOOL_RECORD.dump_json(record).decode()
         except ValueError as error:

@@ -143,12 +143,11 @@ class Attempts:
 
 def ids_of(claimed: Claimed, trigger: str, trace_id: str | None) -> dict[str, Any]:
     """What every log line about a run carries."""
-    event_id = str(claimed.event_id)
-    delivery_id = f"{claimed.trigger_id}-{event_id}"
+    delivery_id = str(claimed.delivery_id)
     ids: dict[str, Any] = {
         "trigger": trigger,
         "type": claimed.type,
-        "event_id": event_id,
+        "event_id": str(claimed.event_id),
         "delivery_id": delivery_id,
         "run_id": f"{delivery_id}.{claimed.lease_epoch}",
         "attempt": claimed.attempt,

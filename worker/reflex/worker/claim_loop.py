@@ -18,6 +18,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from reflex.core.database import answered_within, connect, is_connection_error
+from reflex.core.ids import DeliveryId
 from reflex.core.queue import Exchanged, exchange, own_leases
 from reflex.core.settlement import Claimed, Outcome, Settlement
 
@@ -146,7 +147,7 @@ class ClaimLoop:
         for trigger_id, event_id in exchanged.stale:
             self.log.warning(
                 "outcome discarded: the lease was lost to another worker",
-                delivery_id=f"{trigger_id}-{event_id}", trigger=self.trigger_names.get(trigger_id),
+                delivery_id=str(DeliveryId(trigger_id, event_id)), trigger=self.trigger_names.get(trigger_id),
             )  # fmt: skip
         self.take(exchanged.claimed)
 
