@@ -36,6 +36,12 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(default=15, gt=0)
     gateway_pool_size: int = Field(default=4, ge=3)
 
+    # Live readers: what may wait for one client before it counts as too slow, and how long a request may wait.
+    live_buffer_events: int = Field(default=1000, ge=10)
+    live_buffer_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    live_heartbeat_s: float = Field(default=15, gt=0)
+    max_wait_s: float = Field(default=60, gt=0)
+
     concurrency: int = Field(default=100, ge=1, le=10_000)
     processes: int = Field(default=1, ge=1, le=256)
     lease_timeout_s: float = Field(default=10, ge=1)
