@@ -14,6 +14,7 @@ from reflex.gateway import dead_letter_routes, docs_page, health, openapi, readi
 from reflex.gateway.group_commit import EventStore, GroupCommit
 from reflex.gateway.ingest import Ingest
 from reflex.gateway.problems import CatchAll, exception_handlers
+from reflex.gateway.publishing import Publisher
 from reflex.gateway.schemas import PayloadSchemas
 
 __all__ = ["create_app"]
@@ -37,6 +38,7 @@ def create_app(settings: Settings, *, store: EventStore | None = None) -> Starle
         url = settings.require_database_url()
         commits = store = GroupCommit(url, max_buffered_events=settings.max_buffered_events)
     schemas = PayloadSchemas(settings.database_url, unknown_types=settings.unknown_types)
+    publisher = Publisher(settings, schemas=schemas, store=store)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
@@ -54,7 +56,7 @@ def create_app(settings: Settings, *, store: EventStore | None = None) -> Starle
 
     app = Starlette(
         routes=[
-            Route("/events", Ingest(settings, schemas=schemas, store=store), methods=["POST"], name="publish"),
+            Route("/events", Ingest(settings, publisher), methods=["POST"], name="publish"),
             *reading.routes,
             *dead_letter_routes.routes,
             *health.routes,
