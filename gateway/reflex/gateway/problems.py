@@ -42,6 +42,7 @@ TITLES: Final = {
     "event_rejected": "The event is not accepted; nothing was stored",
     "payload_rejected": "The payload does not fit the schema of its type; nothing was stored",
     "unknown_type": "Nothing knows this type of event; nothing was stored",
+    "frame_rejected": "The frame is no operation; nothing was done",
     "query_rejected": "The question makes no sense",
     "saturated": "The gateway is busy; nothing was stored",
     "database_unavailable": "The database does not answer",

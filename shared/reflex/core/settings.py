@@ -36,6 +36,15 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(default=15, gt=0)
     gateway_pool_size: int = Field(default=4, ge=3)
 
+    # the WebSocket
+    allowed_origins: str = ""
+    ws_max_connections: int = Field(default=20_000, ge=1)
+    ws_max_per_address: int = Field(default=1000, ge=1)
+    ws_max_subscriptions: int = Field(default=100, ge=1, le=10_000)
+    ws_max_in_flight: int = Field(default=64, ge=1, le=10_000)
+    ws_idle_s: float | None = Field(default=None, gt=0)
+    ws_ping_s: float = Field(default=20, gt=0)
+
     concurrency: int = Field(default=100, ge=1, le=10_000)
     processes: int = Field(default=1, ge=1, le=256)
     lease_timeout_s: float = Field(default=10, ge=1)
