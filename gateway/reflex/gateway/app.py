@@ -1,5 +1,6 @@
 """The gateway's composition root: the one place where its parts meet. Nothing imports this but the server and tests."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
@@ -23,12 +24,15 @@ __all__ = ["create_app"]
 FIRST_LOAD_S: Final = 2.0
 
 
-def create_app(settings: Settings, *, store: EventStore | None = None) -> Starlette:
+def create_app(
+    settings: Settings, *, store: EventStore | None = None, stopping: asyncio.Event | None = None
+) -> Starlette:
     """The gateway as an ASGI app, with a lifespan that has to run.
 
     Args:
         store: Where events go instead of the database; the benchmark gives one that keeps nothing. Schemas and reads
             still come from DATABASE_URL, if there is one.
+        stopping: Set when the server stops: WebSockets, which would stay open for ever, are then closed.
 
     Raises:
         ConfigurationError: There is neither a database nor a store.
