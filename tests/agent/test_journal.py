@@ -412,7 +412,7 @@ async def test_an_agent_inside_a_tool_is_part_of_the_tool(database_url: str, mon
         with capture_logs() as lines:
             second = await t.attempt(function)
         assert (second.output, t.requests, asked["ask"]) == ('"after"', 5, 1)
-        assert [event.type for event in second.published] == ["order.noted"]
+        assert [event.type for event in second.published] == ["order.noted", "reflex.reply"]
         assert not [line for line in lines if "diverged" in line["event"]]
 
 

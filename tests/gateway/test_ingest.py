@@ -65,6 +65,7 @@ async def test_an_event_is_stored_with_its_delivery_and_its_id_is_answered(
         "causation_id": None,
         "depth": 0,
         "trace_context": None,
+        "reply_to": None,
         "available_at": None,
     }
     [delivery] = await rows(conn, "delivery")

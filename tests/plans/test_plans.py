@@ -93,7 +93,7 @@ def test_promoting_reads_what_is_due(full: psycopg.Connection) -> None:
 def test_appending_scans_nothing(full: psycopg.Connection) -> None:
     given: dict[str, list[Any]] = {
         name: [] for name in ("key", "time", "idempotency_key", "correlation_id", "causation_id", "depth",
-                              "trace_context", "available_at", "delay")
+                              "trace_context", "available_at", "delay", "reply_to")
     }  # fmt: skip
     ids = [f"{n:032x}" for n in range(10**9, 10**9 + 100)]
     given |= {"event_id": ids, "type": ["x"] * 100, "source": ["s"] * 100, "payload": ["{}"] * 100}

@@ -24,6 +24,7 @@ def dead_letter_event(
     attempt: int,
     reason: str,
     error: str | None,
+    reply_to: str | None = None,
 ) -> NewEvent | None:
     """The event, caused by the event that died. None if that was a dead letter itself: no chain of those."""
     if event_type == DEAD_LETTER_TYPE:
@@ -48,4 +49,5 @@ def dead_letter_event(
         correlation_id=correlation_id or str(event_id),
         causation_id=event_id,
         depth=depth + 1,
+        reply_to=reply_to,
     )

@@ -64,6 +64,7 @@ class NewEvent(NamedTuple):
     trace_context: str | None = None
     available_at: datetime | None = None
     delay: timedelta | None = None
+    reply_to: str | None = None
 
 
 class BaseEvent(BaseModel):

@@ -168,6 +168,7 @@ async def reap(conn: AsyncConnection[Any], *, lease_timeout: timedelta, now: dat
             key,
             correlation_id,
             depth,
+            reply_to,
             _,
         ) in rows:
             delivery_id = DeliveryId(trigger_id, event_id)
@@ -183,6 +184,7 @@ async def reap(conn: AsyncConnection[Any], *, lease_timeout: timedelta, now: dat
                     attempt=attempt,
                     reason="worker_lost",
                     error="the worker stopped sending heartbeats",
+                    reply_to=reply_to,
                 )
                 events.extend([event] if event else [])
         if events:
@@ -210,6 +212,7 @@ def dead_settlement(
         attempt=claimed.attempt,
         reason=reason,
         error=error,
+        reply_to=claimed.reply_to,
     )
     return Settlement(
         claimed.trigger_id,

@@ -39,8 +39,8 @@ def optional(name: str, type_: Any) -> sa.Column[Any]:
     return sa.Column(name, type_, nullable=True)
 
 
-def identity(name: str) -> sa.Column[Any]:
-    return sa.Column(name, sa.Integer, sa.Identity(always=True), primary_key=True)
+def identity(name: str, type_: Any = sa.Integer) -> sa.Column[Any]:
+    return sa.Column(name, type_, sa.Identity(always=True), primary_key=True)
 
 
 sa.Table("app", metadata, identity("app_id"), needed("name", sa.Text), needed("registered_at", AT, default=NOW),
@@ -89,6 +89,7 @@ event = sa.Table(
     optional("trace_context", sa.Text),
     optional("available_at", AT),
     needed("created_at", AT, default=NOW),
+    optional("reply_to", sa.Text),
     sa.Index("ix_event_type", "type", "event_id"),
 )
 for partial in ("key", "correlation_id"):
@@ -98,6 +99,19 @@ for partial in ("key", "correlation_id"):
         event.c.event_id,
         postgresql_where=event.c[partial].is_not(None),
     )
+sa.Table("appended", metadata, identity("append_id", sa.BigInteger), needed("event_ids", ARRAY(sa.Uuid)))
+sa.Table("log", metadata, identity("position", sa.BigInteger), needed("event_ids", ARRAY(sa.Uuid)),
+         needed("placed_at", AT, default=NOW))  # fmt: skip
+sa.Table("log_start", metadata, key("position", sa.BigInteger), needed("place", sa.Integer))
+sa.Table(
+    "session",
+    metadata,
+    key("session_id", sa.Text),
+    needed("position", sa.BigInteger),
+    needed("place", sa.Integer),
+    needed("seen_at", AT, default=NOW),
+    sa.Index("ix_session_seen_at", "seen_at"),
+)
 sa.Table("idempotency", metadata, key("source", sa.Text), key("key", sa.Text), needed("event_id", sa.Uuid),
          needed("created_at", AT, default=NOW))  # fmt: skip
 sa.Table("unrouted", metadata, key("type", TYPE), key("event_id", sa.Uuid))

@@ -40,6 +40,7 @@ class Claimed(NamedTuple):
     causation_id: UUID | None
     depth: int
     trace_context: str | None
+    reply_to: str | None = None
 
     @property
     def delivery_id(self) -> DeliveryId:

@@ -1,7 +1,7 @@
 """One attempt at a delivery: filter, run the agent, turn whatever happened into a settlement."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,10 +19,11 @@ from reflex.agent.models import Models
 from reflex.agent.publishing import RunLimits
 from reflex.agent.triggers import Trigger
 from reflex.core import telemetry
-from reflex.core.events import Event
+from reflex.core.events import Event, NewEvent
 from reflex.core.journal import LeaseLost, StepStore
 from reflex.core.logs import run_fields
 from reflex.core.queue import dead_settlement
+from reflex.core.replies import WAITED_FOR, reply_event
 from reflex.core.settlement import Claimed, Outcome, Settlement, after_failure
 
 __all__ = ["Attempts"]
@@ -49,11 +50,17 @@ class Attempts:
             asyncio.CancelledError: The worker stops; the run did not end.
         """
         trigger = self.triggers[claimed.trigger_id]
-        record = Event(claimed.event_id, *claimed[4:])
+        record = Event(claimed.event_id, *claimed[4:13])
         started = time.perf_counter()
         try:
             if not trigger.matches(record):
-                return settled(claimed, Outcome.SKIPPED, forget_steps=claimed.lease_epoch > 1)
+                reply = reply_event(claimed, trigger=trigger.name, outcome=Outcome.SKIPPED, output_json=None)
+                return settled(
+                    claimed,
+                    Outcome.SKIPPED,
+                    published=(reply,) if reply else (),
+                    forget_steps=claimed.lease_epoch > 1,
+                )
         except Exception as error:  # noqa: BLE001 (the edge of an attempt)
             return self.failed(claimed, trigger, classify(error), started)
         with self.span(claimed, trigger) if self.traced else NO_SPAN as span:
@@ -107,13 +114,20 @@ class Attempts:
         if journal is not None:
             journal.report()
         self.log.info("run succeeded", duration_ms=milliseconds(started), published=len(ctx.published))
+        reply = reply_event(
+            claimed,
+            trigger=trigger.name,
+            outcome=Outcome.SUCCEEDED,
+            output_json=execution.output_json,
+            trace_context=trace_context,
+        )
         return settled(
             claimed,
             Outcome.SUCCEEDED,
             output=execution.output_json,
             usage=as_json(execution.usage),
             trace_id=trace_id,
-            published=tuple(ctx.published),
+            published=tuple(answering(claimed, [*ctx.published, reply] if reply else ctx.published)),
             # A run that looked at no step costs nothing more; an earlier one of this delivery may have written some.
             forget_steps=(journal is not None and journal.used) or claimed.lease_epoch > 1,
         )
@@ -153,6 +167,14 @@ def ids_of(claimed: Claimed, trigger: str, trace_id: str | None) -> dict[str, An
         "attempt": claimed.attempt,
     }
     return ids | {"trace_id": trace_id} if trace_id else ids
+
+
+def answering(claimed: Claimed, published: Sequence[NewEvent]) -> Sequence[NewEvent]:
+    """What a session asked for answers it through all that follows; who waits for an event waits for its own
+    deliveries only."""
+    if claimed.reply_to in (None, WAITED_FOR):
+        return published
+    return [event._replace(reply_to=claimed.reply_to) for event in published]
 
 
 def settled(claimed: Claimed, outcome: Outcome, **rest: Any) -> Settlement:

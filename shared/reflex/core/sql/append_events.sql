@@ -3,6 +3,9 @@
 -- route_type/route_pattern list, for each distinct type of the batch, the patterns that could match it, so that
 -- the cost of routing grows with matches and not with the number of triggers.
 -- Idempotency keys are inserted in key order: two gateways with the same keys wait instead of deadlocking.
+-- What was stored gets its place in the order of the log later (`place_appended`): readers are told on the channel of
+-- the workers, which readers listen to as well, or on their own if no worker has anything to do.
+-- A reply is an answer, not a cause: that no trigger matches it is nothing to look into.
 -- Returns how many were stored; fewer than given: some lost to an earlier event with their idempotency key.
 -- The `b` placeholders send arrays in binary: escaping JSON for an array as text costs more than the rest of an append.
 WITH input AS (
@@ -10,9 +13,10 @@ WITH input AS (
     FROM unnest(
         %(event_id)b::uuid[], %(type)b::text[], %(source)b::text[], %(key)b::text[], %(time)s::timestamptz[],
         %(payload)b::text[], %(idempotency_key)b::text[], %(correlation_id)b::text[], %(causation_id)b::uuid[],
-        %(depth)s::smallint[], %(trace_context)b::text[], %(available_at)s::timestamptz[], %(delay)s::interval[]
+        %(depth)s::smallint[], %(trace_context)b::text[], %(available_at)s::timestamptz[], %(delay)s::interval[],
+        %(reply_to)b::text[]
     ) AS t (event_id, type, source, key, time, payload, idempotency_key, correlation_id, causation_id,
-            depth, trace_context, available_at, delay)
+            depth, trace_context, available_at, delay, reply_to)
 ),
 first_use AS (
     INSERT INTO reflex.idempotency (source, key, event_id)
@@ -25,9 +29,9 @@ first_use AS (
 ),
 stored AS (
     INSERT INTO reflex.event (event_id, type, source, key, time, payload, correlation_id, causation_id, depth,
-                              trace_context, available_at)
+                              trace_context, available_at, reply_to)
     SELECT event_id, type, source, key, coalesce(time, now()), payload::jsonb, correlation_id, causation_id,
-           coalesce(depth, 0), trace_context, coalesce(available_at, now() + delay)
+           coalesce(depth, 0), trace_context, coalesce(available_at, now() + delay), reply_to
     FROM input
     WHERE idempotency_key IS NULL OR event_id IN (SELECT event_id FROM first_use)
     RETURNING event_id, type, available_at
@@ -56,7 +60,15 @@ nobody AS (
     INSERT INTO reflex.unrouted (type, event_id)
     SELECT type, event_id
     FROM stored
-    WHERE type NOT IN (SELECT type FROM matched)
+    WHERE type NOT IN (SELECT type FROM matched) AND type <> 'reflex.reply'
+),
+unplaced AS (
+    INSERT INTO reflex.appended (event_ids)
+    SELECT array_agg(event_id ORDER BY event_id)
+    FROM (SELECT event_id, (row_number() OVER (ORDER BY event_id) - 1) / 100 AS chunk FROM stored) AS numbered
+    GROUP BY chunk
+    ORDER BY chunk
 )
 SELECT (SELECT count(*) FROM stored) AS stored,
-       (SELECT pg_notify('reflex', '') FROM (SELECT 1 FROM ready LIMIT 1) AS any_ready)::text AS notified
+       (SELECT pg_notify(CASE WHEN EXISTS (SELECT FROM ready) THEN 'reflex' ELSE 'reflex_log' END, '')
+        FROM (SELECT 1 FROM stored LIMIT 1) AS any_stored)::text AS notified

@@ -42,6 +42,6 @@ pending AS (
     WHERE NOT dead
 )
 SELECT judged.trigger_id, judged.event_id, judged.worker_id, judged.attempt, judged.dead, judged.trigger,
-       event.type, event.key, event.correlation_id, event.depth, pg_notify('reflex', '')::text AS notified
+       event.type, event.key, event.correlation_id, event.depth, event.reply_to, pg_notify('reflex', '')::text AS notified
 FROM judged
 JOIN reflex.event USING (event_id)

@@ -74,12 +74,13 @@ leased AS (
 )
 SELECT leased.trigger_id, leased.event_id, leased.attempt, leased.lease_epoch,
        event.type, event.source, event.key, event.time, event.payload, event.correlation_id,
-       event.causation_id, event.depth, event.trace_context,
+       event.causation_id, event.depth, event.trace_context, event.reply_to,
        (SELECT pg_notify('reflex', '') FROM (SELECT 1 FROM released LIMIT 1) AS any_released)::text AS notified
 FROM leased
 JOIN reflex.event USING (event_id)
 UNION ALL
 SELECT outcome.trigger_id, outcome.event_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+       NULL,
        (SELECT pg_notify('reflex', '') FROM (SELECT 1 FROM released LIMIT 1) AS any_released)::text
 FROM outcome
 WHERE NOT EXISTS (

@@ -1,0 +1,65 @@
+"""What a reader of the log wants to see. The same filter runs in memory, for what is new, and in SQL, for what was."""
+
+from typing import Any, Final, NamedTuple, Protocol
+
+from reflex.core.events import SYSTEM_PREFIX, candidate_patterns, pattern_bounds
+
+__all__ = ["LogFilter"]
+
+GREATEST: Final = "\U0010ffff"
+# `*` leaves out what Reflex writes itself: all types but those between these two.
+ANY_BOUNDS: Final = (("", SYSTEM_PREFIX[:-1] + "-" + GREATEST), (SYSTEM_PREFIX + GREATEST, GREATEST))
+
+
+class Filtered(Protocol):
+    """What a filter looks at."""
+
+    @property
+    def type(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
+    def correlation_id(self) -> str | None: ...
+    @property
+    def reply_to(self) -> str | None: ...
+
+
+class LogFilter(NamedTuple):
+    """Conditions that all have to hold; one that is empty or None always does.
+
+    `types` are patterns of which one has to match: a type, `order.*`, or `*` for all but Reflex's own. Without any,
+    those are included. `reply_to` is a session: what answers its events.
+    """
+
+    types: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    key: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+
+    def matches(self, event: Filtered) -> bool:
+        return (
+            (not self.types or not set(self.types).isdisjoint(candidate_patterns(event.type)))
+            and (not self.sources or event.source in self.sources)
+            and (self.key is None or event.key == self.key)
+            and (self.correlation_id is None or event.correlation_id == self.correlation_id)
+            and (self.reply_to is None or event.reply_to == self.reply_to)
+        )
+
+    def parameters(self) -> dict[str, Any]:
+        """The filter as `read_log.sql` takes it."""
+        bounds = [bound for pattern in self.types for bound in type_bounds(pattern)]
+        return {
+            "type_low": [low for low, _ in bounds] or None,
+            "type_high": [high for _, high in bounds] or None,
+            "sources": list(self.sources) or None,
+            "key": self.key,
+            "correlation_id": self.correlation_id,
+            "reply_to": self.reply_to,
+        }
+
+
+def type_bounds(pattern: str) -> tuple[tuple[str, str], ...]:
+    return ANY_BOUNDS if pattern == "*" else (pattern_bounds(pattern),)

@@ -1,0 +1,168 @@
+"""Reading the log in commit order: giving appends their position, pages after a cursor, and where the log begins.
+
+    append() ──► appended ──place──► log ──read──► events after a cursor
+
+A position is given after the commit, by one transaction at a time. So a position that can be seen is never followed
+by a lower one, whatever commits overlapped, and a reader needs nothing but the last cursor it has.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from psycopg import AsyncConnection
+
+from reflex.core.cursors import Cursor, CursorExpired, CursorRejected
+from reflex.core.log_filter import LogFilter
+from reflex.core.statements import statement
+
+__all__ = [
+    "LOG_CHANNEL",
+    "LogBounds",
+    "LogPage",
+    "LoggedEvent",
+    "drop_log",
+    "log_bounds",
+    "place",
+    "read_log",
+]
+
+LOG_CHANNEL: Final = "reflex_log"
+APPENDS_A_TURN: Final = 1000
+PAGE_BYTES: Final = 8 * 1024 * 1024
+EVERYTHING: Final = LogFilter()
+
+
+@dataclass(slots=True)
+class LoggedEvent:
+    """An event at its place in the log. `payload` is JSON text as PostgreSQL wrote it."""
+
+    cursor: Cursor
+    event_id: UUID
+    type: str
+    source: str
+    key: str | None
+    time: datetime
+    payload: str
+    correlation_id: str | None
+    causation_id: UUID | None
+    depth: int
+    trace_context: str | None
+    available_at: datetime | None
+    created_at: datetime
+    reply_to: str | None
+    _json: str | None = None
+
+    @property
+    def json(self) -> str:
+        """The event as its readers get it. Written once, however many they are."""
+        if self._json is None:
+            fields = {
+                "id": self.event_id,
+                "type": self.type,
+                "source": self.source,
+                "key": self.key,
+                "time": self.time,
+                "payload": orjson.Fragment(self.payload),
+                "correlation_id": self.correlation_id,
+                "causation_id": self.causation_id,
+                "depth": self.depth,
+                "trace_context": self.trace_context,
+                "available_at": self.available_at,
+                "created_at": self.created_at,
+            }
+            self._json = orjson.dumps(fields, option=orjson.OPT_UTC_Z).decode()
+        return self._json
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Events in log order, and the cursor from which reading goes on. It moves past what the filter left out, too."""
+
+    events: Sequence[LoggedEvent]
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class LogBounds:
+    """`start`: everything up to it was dropped. `end`: everything up to it can be read."""
+
+    start: Cursor
+    end: Cursor
+
+    def check(self, cursor: Cursor, *, field: str = "after") -> Cursor:
+        """The cursor, if reading can go on there without missing anything.
+
+        Raises:
+            CursorExpired: Events after it were dropped.
+            CursorRejected: It is ahead of the log.
+        """
+        if cursor < self.start:
+            raise CursorExpired(
+                "the log was dropped up to a later place, so events after this cursor may be missing; "
+                f"read on from {self.start}, or without a cursor from now on",
+                field=field,
+            )
+        if cursor > self.end:
+            raise CursorRejected(
+                "this cursor is ahead of the log: it is from another database, or this one was restored from a backup",
+                field=field,
+            )
+        return cursor
+
+
+async def place(conn: AsyncConnection[Any], *, limit: int = APPENDS_A_TURN) -> int:
+    """Give appends that have none their position. Returns how many; `limit`: call again. 0 while another one does it.
+
+    Args:
+        conn: Autocommit.
+    """
+    cursor = await conn.execute(statement("place_appended"), {"limit": limit})
+    row = await cursor.fetchone()
+    assert row is not None
+    return row[0]
+
+
+async def log_bounds(conn: AsyncConnection[Any]) -> LogBounds:
+    row = await (await conn.execute(statement("log_bounds"))).fetchone()
+    assert row is not None
+    start_position, start_place, position, place = row
+    return LogBounds(Cursor(start_position, start_place), Cursor(position, place))
+
+
+async def read_log(
+    conn: AsyncConnection[Any],
+    after: Cursor,
+    *,
+    filter: LogFilter = EVERYTHING,
+    limit: int = 500,
+    appends: int = 1000,
+    max_bytes: int = PAGE_BYTES,
+) -> LogPage:
+    """The next page of the log.
+
+    Args:
+        limit: Of events.
+        appends: How many appends are looked at; it bounds the time a page takes when the filter matches little.
+        max_bytes: Of payloads, as they are stored; one event is always let through.
+
+    Returns:
+        Events after the cursor. With no more to read, none, and the same cursor.
+    """
+    parameters = {**after._asdict(), **filter.parameters(), "limit": limit, "appends": appends, "max_bytes": max_bytes}
+    rows = await (await conn.execute(statement("read_log"), parameters)).fetchall()
+    end = after
+    if rows:
+        end = max(after, Cursor(rows[-1][0], rows[-1][1]))
+        if rows[-1][2] is None:
+            rows.pop()
+    return LogPage([LoggedEvent(Cursor(row[0], row[1]), *row[2:]) for row in rows], end)
+
+
+async def drop_log(conn: AsyncConnection[Any], *, until: Cursor) -> None:
+    """Forget the order of everything up to the position of `until`. Its events stay until they are dropped, too; a
+    reader whose cursor is older is told that it missed something."""
+    await conn.execute(statement("drop_log"), {"position": until.position})
