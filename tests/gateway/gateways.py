@@ -37,7 +37,8 @@ async def served(settings: Settings, *, grace_s: float = 5) -> AsyncGenerator[tu
     stop = asyncio.Event()
     sock = listen("127.0.0.1", 0)
     address: tuple[str, int] = sock.getsockname()[:2]
-    server = asyncio.create_task(serve_until(stop, create_app(settings), sock, grace_s=grace_s))
+    app = create_app(settings, stopping=stop)
+    server = asyncio.create_task(serve_until(stop, app, sock, settings, grace_s=grace_s))
     try:
         yield address
     finally:

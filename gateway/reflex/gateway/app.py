@@ -1,5 +1,6 @@
 """The gateway's composition root: the one place where its parts meet. Nothing imports this but the server and tests."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
@@ -15,6 +16,7 @@ from reflex.gateway.group_commit import EventStore, GroupCommit
 from reflex.gateway.ingest import Ingest
 from reflex.gateway.live.hub import Hub
 from reflex.gateway.problems import CatchAll, exception_handlers
+from reflex.gateway.publishing import Publisher
 from reflex.gateway.schemas import PayloadSchemas
 
 __all__ = ["create_app"]
@@ -23,12 +25,15 @@ __all__ = ["create_app"]
 FIRST_LOAD_S: Final = 2.0
 
 
-def create_app(settings: Settings, *, store: EventStore | None = None) -> Starlette:
+def create_app(
+    settings: Settings, *, store: EventStore | None = None, stopping: asyncio.Event | None = None
+) -> Starlette:
     """The gateway as an ASGI app, with a lifespan that has to run.
 
     Args:
         store: Where events go instead of the database; the benchmark gives one that keeps nothing. Schemas and reads
             still come from DATABASE_URL, if there is one.
+        stopping: Set when the server stops: WebSockets, which would stay open for ever, are then closed.
 
     Raises:
         ConfigurationError: There is neither a database nor a store.
@@ -38,6 +43,7 @@ def create_app(settings: Settings, *, store: EventStore | None = None) -> Starle
         url = settings.require_database_url()
         commits = store = GroupCommit(url, max_buffered_events=settings.max_buffered_events)
     schemas = PayloadSchemas(settings.database_url, unknown_types=settings.unknown_types)
+    publisher = Publisher(settings, schemas=schemas, store=store)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
@@ -56,7 +62,7 @@ def create_app(settings: Settings, *, store: EventStore | None = None) -> Starle
 
     app = Starlette(
         routes=[
-            Route("/events", Ingest(settings, schemas=schemas, store=store), methods=["POST"], name="publish"),
+            Route("/events", Ingest(settings, publisher), methods=["POST"], name="publish"),
             *reading.routes,
             *dead_letter_routes.routes,
             *health.routes,

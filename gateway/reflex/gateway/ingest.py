@@ -15,9 +15,8 @@ from reflex.core.events import NewEvent
 from reflex.core.settings import Settings
 from reflex.core.strict_json import parse
 from reflex.gateway.bodies import Bodies, MediaType, media_type
-from reflex.gateway.group_commit import EventStore
 from reflex.gateway.problems import BatchRejected, RequestRefused
-from reflex.gateway.schemas import PayloadSchemas
+from reflex.gateway.publishing import Publisher
 
 __all__ = ["Ingest"]
 
@@ -31,13 +30,11 @@ LINES_AN_EVENT: Final = 10
 class Ingest:
     """The ASGI endpoint: one event, or a batch that is stored as a whole or not at all."""
 
-    def __init__(self, settings: Settings, *, schemas: PayloadSchemas, store: EventStore) -> None:
-        self._max_payload_bytes = settings.max_payload_bytes
+    def __init__(self, settings: Settings, publisher: Publisher) -> None:
         self._max_nesting = settings.max_nesting
         self._max_batch = settings.max_batch
         self._bodies = Bodies(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
-        self._schemas = schemas
-        self._store = store
+        self._publisher = publisher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -51,10 +48,10 @@ class Ingest:
             if idempotency_key is not None:
                 raise EventRejected("an Idempotency-Key header is for one event; in a batch give each an `id`")
             events = await self._read_batch(body, kind, trace_context)
-            answer = batch_answer(events, await self._append(events, trace_context))
+            answer = batch_answer(events, await self._publisher.store(events, trace_context))
         else:
             event = self._read_one(body, idempotency_key, trace_context)
-            stored = await self._append([event], trace_context)
+            stored = await self._publisher.store([event], trace_context)
             answer = single_answer(event.event_id, stored[event.event_id])
         await send(
             {
@@ -70,14 +67,7 @@ class Ingest:
         if idempotency_key is not None:
             client_id = envelope.check_idempotency_key(idempotency_key.decode("latin-1"))
         data = parse(body, max_nesting=self._max_nesting)
-        event, payload = envelope.read(
-            data,
-            max_payload_bytes=self._max_payload_bytes,
-            idempotency_key=client_id,
-            trace_context=trace_context,
-        )
-        self._schemas.check(event.type, payload)
-        return event
+        return self._publisher.check(data, idempotency_key=client_id, trace_context=trace_context)
 
     async def _read_batch(self, body: bytes, kind: MediaType, trace_context: str | None) -> list[NewEvent]:
         """The events of an array, or of the lines of an NDJSON body.
@@ -108,11 +98,7 @@ class Ingest:
             try:
                 if numbers is not None:
                     value = parse(value, max_nesting=self._max_nesting, at=at)
-                event, payload = envelope.read(
-                    value, max_payload_bytes=self._max_payload_bytes, at=at, trace_context=trace_context
-                )
-                self._schemas.check(event.type, payload, at=at)
-                events.append(event)
+                events.append(self._publisher.check(value, at=at, trace_context=trace_context))
             except EventRejected as error:
                 errors += placed(error, numbers[index] if numbers else None)
                 if len(errors) >= MAX_ERRORS:
@@ -126,14 +112,6 @@ class Ingest:
     def _too_many(self, what: str) -> RequestRefused:
         detail = f"a batch of {what}; the limit is {self._max_batch} events (REFLEX_MAX_BATCH); nothing was stored"
         return RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "batch_too_large", detail)
-
-    async def _append(self, events: list[NewEvent], trace_context: str | None) -> Mapping[UUID, UUID]:
-        if not telemetry.enabled():
-            return await self._store.append(events)
-        types = {event.type for event in events}
-        with telemetry.send_span(types.pop() if len(types) == 1 else "batch", count=len(events), stored=trace_context):
-            here = telemetry.trace_context()
-            return await self._store.append([event._replace(trace_context=here) for event in events])
 
 
 def single_answer(own: UUID, stored: UUID) -> bytes:

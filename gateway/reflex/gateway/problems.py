@@ -17,7 +17,16 @@ from reflex.core.errors import DatabaseUnavailable, EventRejected, NotFound, Ref
 from reflex.core.pages import QueryRejected
 from reflex.core.strict_json import MalformedJson
 
-__all__ = ["MEDIA_TYPE", "BatchRejected", "CatchAll", "RequestRefused", "exception_handlers", "problem"]
+__all__ = [
+    "MEDIA_TYPE",
+    "BatchRejected",
+    "CatchAll",
+    "RequestRefused",
+    "describe_error",
+    "exception_handlers",
+    "problem",
+    "problem_document",
+]
 
 MEDIA_TYPE: Final = "application/problem+json"
 STATUS: Final[dict[type[ReflexError], HTTPStatus]] = {
@@ -33,6 +42,7 @@ TITLES: Final = {
     "event_rejected": "The event is not accepted; nothing was stored",
     "payload_rejected": "The payload does not fit the schema of its type; nothing was stored",
     "unknown_type": "Nothing knows this type of event; nothing was stored",
+    "frame_rejected": "The frame is no operation; nothing was done",
     "query_rejected": "The question makes no sense",
     "saturated": "The gateway is busy; nothing was stored",
     "database_unavailable": "The database does not answer",
@@ -66,15 +76,8 @@ class RequestRefused(Exception):
         self.headers = headers
 
 
-def problem(
-    status: int,
-    code: str,
-    detail: str,
-    *,
-    errors: Sequence[EventRejected] = (),
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """A problem document. `errors` name the fields by JSON Pointers into the request."""
+def problem_document(status: int, code: str, detail: str, *, errors: Sequence[EventRejected] = ()) -> dict[str, Any]:
+    """What went wrong, for people and programs. `errors` name the fields by JSON Pointers into the request."""
     document: dict[str, Any] = {
         "type": f"urn:reflex:problem:{code}",
         "title": TITLES.get(code) or HTTPStatus(status).phrase,
@@ -84,7 +87,37 @@ def problem(
     }
     if errors:
         document["errors"] = [{"field": _short(e.field), "reason": _short(e.reason)} for e in errors]
+    return document
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    errors: Sequence[EventRejected] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """A problem document as a response."""
+    document = problem_document(status, code, detail, errors=errors)
     return Response(orjson.dumps(document), status, headers, MEDIA_TYPE)
+
+
+def describe_error(error: ReflexError) -> dict[str, Any]:
+    """The problem document of an error that Reflex raised, the same for every way in.
+
+    Raises:
+        ReflexError: The same one: it is none that a client can be told.
+    """
+    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
+    if status is None:
+        raise error
+    errors: Sequence[EventRejected] = ()
+    if isinstance(error, BatchRejected):
+        errors = error.errors
+    elif isinstance(error, EventRejected):
+        errors = [error]
+    return problem_document(status, error.code, str(error), errors=errors)
 
 
 def exception_handlers() -> dict[Any, ExceptionHandler]:
@@ -94,18 +127,11 @@ def exception_handlers() -> dict[Any, ExceptionHandler]:
 
 async def on_reflex_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ReflexError)
-    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
-    if status is None:
-        raise error
-    headers = RETRY_LATER if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    document = describe_error(error)
+    headers = RETRY_LATER if document["status"] == HTTPStatus.SERVICE_UNAVAILABLE else None
     if isinstance(error, Saturated):
         headers = {"retry-after": str(error.retry_after_s)}
-    errors: Sequence[EventRejected] = ()
-    if isinstance(error, BatchRejected):
-        errors = error.errors
-    elif isinstance(error, EventRejected):
-        errors = [error]
-    return problem(status, error.code, str(error), errors=errors, headers=headers)
+    return Response(orjson.dumps(document), document["status"], headers, MEDIA_TYPE)
 
 
 async def on_request_refused(_: Request, error: Exception) -> Response:

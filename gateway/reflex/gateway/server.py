@@ -17,6 +17,7 @@ from reflex.core.database import describe
 from reflex.core.errors import ConfigurationError
 from reflex.core.settings import Settings
 from reflex.gateway.app import create_app
+from reflex.gateway.live import stream
 
 __all__ = ["DrainUnread", "listen", "serve", "serve_until"]
 
@@ -63,13 +64,17 @@ def listen(host: str, port: int) -> socket.socket:
     raise ConfigurationError(reason)
 
 
-async def serve_until(stop: asyncio.Event, app: ASGIApp, sock: socket.socket, *, grace_s: float) -> None:
+async def serve_until(
+    stop: asyncio.Event, app: ASGIApp, sock: socket.socket, settings: Settings, *, grace_s: float
+) -> None:
     """Serve `app` on a listening socket, which is closed in the end.
 
     Args:
         stop: Set it to take no more requests, finish those under way, and return.
+        settings: For the limits of WebSocket frames and the interval of pings.
         grace_s: After that time those still under way are cut off.
     """
+    stream.install()
     config = Config()
     # The only way to hand hypercorn a socket that is bound already: bound by itself, a port in use is a traceback.
     config.bind = [f"fd://{sock.detach()}"]
@@ -77,6 +82,8 @@ async def serve_until(stop: asyncio.Event, app: ASGIApp, sock: socket.socket, *,
     config.keep_alive_max_requests = 2**31  # its default closes every connection after 1000 requests
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.graceful_timeout = grace_s
+    config.websocket_max_message_size = settings.max_body_bytes
+    config.websocket_ping_interval = settings.ws_ping_s
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")  # "-" would attach a format of its own
     config.include_server_header = False
@@ -84,20 +91,28 @@ async def serve_until(stop: asyncio.Event, app: ASGIApp, sock: socket.socket, *,
 
 
 class DrainUnread:
-    """Reads what an app left unread of a request's body, after the answer is out.
+    """Reads what an app left unread, after it has answered.
 
-    hypercorn hands a body over in a queue of ten chunks. A larger body that nobody reads blocks the connection's
-    reader, which then never closes the connection. And closing with bytes unread sends a reset, which can reach the
-    client before the answer does (a 413, say). So the rest is thrown away for a while, then the connection is closed.
+    hypercorn hands a request's body, and the frames of a WebSocket, over in a queue of ten pieces. More than that, left
+    unread, blocks the connection's reader, which then never closes the connection. And closing with bytes unread sends
+    a reset, which can reach the client before the answer does (a 413, say, or a closing code). So the rest is thrown
+    away for a while, then the connection is closed.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self.discarding: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+        match scope["type"]:
+            case "http":
+                await self.answer(scope, receive, send)
+            case "websocket":
+                await self.converse(scope, receive, send)
+            case _:
+                await self.app(scope, receive, send)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         ended = False
 
         async def watched_receive() -> Message:
@@ -119,11 +134,32 @@ class DrainUnread:
 
         await self.app(scope, watched_receive, careful_send)
 
+    async def converse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ended = False
+
+        async def watched_receive() -> Message:
+            nonlocal ended
+            message = await receive()
+            ended = message["type"] == "websocket.disconnect"
+            return message
+
+        try:
+            await self.app(scope, watched_receive, send)
+        finally:
+            if not ended:
+                # It goes on beyond the wait, until the connection is closed: then the queue must not be full.
+                rest = asyncio.create_task(discard(receive))
+                self.discarding.add(rest)
+                rest.add_done_callback(self.discarding.discard)
+                await asyncio.wait([rest], timeout=LINGER_S)
+
 
 async def discard(receive: Receive) -> None:
     while True:
         message: dict[str, Any] = dict(await receive())
-        if message["type"] != "http.request" or not message.get("more_body"):
+        if message["type"].endswith(".disconnect") or (
+            message["type"] == "http.request" and not message.get("more_body")
+        ):
             return
 
 
@@ -150,5 +186,6 @@ async def _serve(settings: Settings, sock: socket.socket) -> None:
     host, port = sock.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     log.info("gateway listening", url=url, database=describe(settings.require_database_url()))
-    await serve_until(stop, create_app(settings), sock, grace_s=settings.drain_grace_s)
+    app = create_app(settings, stopping=stop)
+    await serve_until(stop, app, sock, settings, grace_s=settings.drain_grace_s)
     log.info("gateway stopped")

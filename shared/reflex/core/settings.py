@@ -41,6 +41,14 @@ class Settings(BaseSettings):
     live_buffer_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     live_heartbeat_s: float = Field(default=15, gt=0)
     max_wait_s: float = Field(default=60, gt=0)
+    # the WebSocket
+    allowed_origins: str = ""
+    ws_max_connections: int = Field(default=20_000, ge=1)
+    ws_max_per_address: int = Field(default=1000, ge=1)
+    ws_max_subscriptions: int = Field(default=100, ge=1, le=10_000)
+    ws_max_in_flight: int = Field(default=64, ge=1, le=10_000)
+    ws_idle_s: float | None = Field(default=None, gt=0)
+    ws_ping_s: float = Field(default=20, gt=0)
 
     concurrency: int = Field(default=100, ge=1, le=10_000)
     processes: int = Field(default=1, ge=1, le=256)

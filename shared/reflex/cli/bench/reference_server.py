@@ -54,7 +54,7 @@ async def serve(app: ASGIApp, port: int) -> None:
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, stop.set)
-    await serve_until(stop, app, listen("127.0.0.1", port), grace_s=1)
+    await serve_until(stop, app, listen("127.0.0.1", port), load_settings(), grace_s=1)
 
 
 def main() -> None:

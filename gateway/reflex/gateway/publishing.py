@@ -1,0 +1,58 @@
+"""The way of an event into the log, whatever door it came through: check it, then store it with others."""
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from reflex.core import envelope, telemetry
+from reflex.core.events import NewEvent
+from reflex.core.settings import Settings
+from reflex.gateway.group_commit import EventStore
+from reflex.gateway.schemas import PayloadSchemas
+
+__all__ = ["Publisher"]
+
+
+class Publisher:
+    """What POST /events and the WebSocket share: one set of checks and one group commit."""
+
+    def __init__(self, settings: Settings, *, schemas: PayloadSchemas, store: EventStore) -> None:
+        self._max_payload_bytes = settings.max_payload_bytes
+        self._schemas = schemas
+        self._store = store
+
+    def check(
+        self,
+        data: object,
+        *,
+        at: str = "",
+        idempotency_key: str | None = None,
+        trace_context: str | None = None,
+    ) -> NewEvent:
+        """One event as a client sent it, read by the rules of the envelope and the schema of its type.
+
+        Args:
+            data: From `strict_json.parse`.
+            at: Where it was in the request, as a JSON Pointer.
+
+        Raises:
+            EventRejected: With the field that is wrong.
+        """
+        event, payload = envelope.read(
+            data,
+            max_payload_bytes=self._max_payload_bytes,
+            at=at,
+            idempotency_key=idempotency_key,
+            trace_context=trace_context,
+        )
+        self._schemas.check(event.type, payload, at=at)
+        return event
+
+    async def store(self, events: Sequence[NewEvent], trace_context: str | None = None) -> Mapping[UUID, UUID]:
+        """Store all of them or none; returns after the commit. See `EventStore` for what, and `GroupCommit.append`
+        for what it raises."""
+        if not telemetry.enabled():
+            return await self._store.append(events)
+        types = {event.type for event in events}
+        with telemetry.send_span(types.pop() if len(types) == 1 else "batch", count=len(events), stored=trace_context):
+            here = telemetry.trace_context()
+            return await self._store.append([event._replace(trace_context=here) for event in events])
