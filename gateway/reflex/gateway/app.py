@@ -14,6 +14,8 @@ from reflex.core.settings import Settings
 from reflex.gateway import dead_letter_routes, docs_page, health, openapi, reading
 from reflex.gateway.group_commit import EventStore, GroupCommit
 from reflex.gateway.ingest import Ingest
+from reflex.gateway.live.admission import Admission
+from reflex.gateway.live.event_source import EventSource
 from reflex.gateway.live.hub import Hub
 from reflex.gateway.problems import CatchAll, exception_handlers
 from reflex.gateway.publishing import Publisher
@@ -43,6 +45,7 @@ def create_app(
         url = settings.require_database_url()
         commits = store = GroupCommit(url, max_buffered_events=settings.max_buffered_events)
     schemas = PayloadSchemas(settings.database_url, unknown_types=settings.unknown_types)
+    admission = Admission(settings)
     publisher = Publisher(settings, schemas=schemas, store=store)
 
     @asynccontextmanager
@@ -63,6 +66,7 @@ def create_app(
     app = Starlette(
         routes=[
             Route("/events", Ingest(settings, publisher), methods=["POST"], name="publish"),
+            Route("/events/stream", EventSource(settings, admission), methods=["GET"]),
             *reading.routes,
             *dead_letter_routes.routes,
             *health.routes,
