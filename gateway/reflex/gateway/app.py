@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from reflex.core.database import open_pool
 from reflex.core.settings import Settings
-from reflex.gateway import dead_letter_routes, docs_page, health, openapi, reading
+from reflex.gateway import asyncapi, dead_letter_routes, docs_page, health, openapi, reading
 from reflex.gateway.group_commit import EventStore, GroupCommit
 from reflex.gateway.ingest import Ingest
 from reflex.gateway.problems import CatchAll, exception_handlers
@@ -65,6 +65,7 @@ def create_app(
             *dead_letter_routes.routes,
             *health.routes,
             *openapi.routes,
+            *asyncapi.routes,
             *docs_page.routes,
         ],
         middleware=[Middleware(CatchAll)],

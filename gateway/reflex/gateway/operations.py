@@ -223,6 +223,15 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         method="GET",
+        path="/asyncapi.json",
+        name="asyncapi",
+        group="Operate",
+        summary="The frames of the WebSocket as an AsyncAPI 3.0 document.",
+        answers=(Answer(200, "The document.", "openapi"),),
+        curl="{url}/asyncapi.json",
+    ),
+    Operation(
+        method="GET",
         path="/docs",
         name="docs",
         group="Operate",
