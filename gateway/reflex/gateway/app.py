@@ -14,6 +14,7 @@ from reflex.core.settings import Settings
 from reflex.gateway import asyncapi, dead_letter_routes, docs_page, health, openapi, reading
 from reflex.gateway.group_commit import EventStore, GroupCommit
 from reflex.gateway.ingest import Ingest
+from reflex.gateway.live.hub import Hub
 from reflex.gateway.problems import CatchAll, exception_handlers
 from reflex.gateway.publishing import Publisher
 from reflex.gateway.schemas import PayloadSchemas
@@ -52,6 +53,7 @@ def create_app(
                 app.state.pool = pool
                 await pool.open(wait=False)
                 stack.push_async_callback(pool.close)
+                app.state.hub = await stack.enter_async_context(Hub(settings.database_url, pool))
             await stack.enter_async_context(schemas)
             if commits is not None:
                 await stack.enter_async_context(commits)  # left first: what is waiting is flushed

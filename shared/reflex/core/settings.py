@@ -36,6 +36,11 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(default=15, gt=0)
     gateway_pool_size: int = Field(default=4, ge=3)
 
+    # Live readers: what may wait for one client before it counts as too slow, and how long a request may wait.
+    live_buffer_events: int = Field(default=1000, ge=10)
+    live_buffer_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    live_heartbeat_s: float = Field(default=15, gt=0)
+    max_wait_s: float = Field(default=60, gt=0)
     # the WebSocket
     allowed_origins: str = ""
     ws_max_connections: int = Field(default=20_000, ge=1)

@@ -1,0 +1,303 @@
+"""The hub: hands what the follower reads to the subscriptions of this gateway.
+
+    follower ──► hub ──► subscription ──► outbox ──► client
+                  │
+                  └ recent events, so that who was away for a moment resumes from memory
+
+A subscription that begins at an older cursor reads the database page by page until the recent events cover it, and
+joins in between two events: what it has is then complete, and what comes next is live.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+from uuid import UUID
+
+import structlog
+
+from reflex.core.cursors import Cursor
+from reflex.core.dead_letter_event import DEAD_LETTER_TYPE
+from reflex.core.errors import DatabaseUnavailable, ReflexError, Saturated
+from reflex.core.log_filter import LogFilter
+from reflex.core.log_reading import LoggedEvent, LogPage, log_bounds, read_log
+from reflex.core.replies import REPLY_TYPE
+from reflex.gateway.connections import STATEMENT_TIMEOUT, Connection, Pool, finish_within, lend
+from reflex.gateway.live.follower import Follower
+from reflex.gateway.live.outbox import OutboxClosed
+from reflex.gateway.live.subscription import Subscription
+
+__all__ = ["Hub"]
+
+RECENT_EVENTS: Final = 5000
+RECENT_BYTES: Final = 16 * 1024 * 1024
+# After so many frames the connections get their turn to send them.
+FRAMES_A_TURN: Final = 2000
+READY_S: Final = 5.0
+READ_S: Final = 8.0
+BEHIND_S: Final = 0.02
+# How many subscriptions may read old events from the database at once, and how long others wait for their turn.
+OLD_READERS: Final = 2
+OLD_READ_WAIT_S: Final = 30.0
+LOST: Final = "lost"
+STOPPING: Final = "stopping"
+
+Index = tuple[str, str] | None
+Result = TypeVar("Result")
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Hub:
+    """All live readers of one gateway. Use as `async with`.
+
+    Args:
+        pool: Lends connections to read old events with.
+    """
+
+    def __init__(self, url: str, pool: Pool) -> None:
+        self._pool = pool
+        self._follower = Follower(url, deliver=self._deliver, begin=self._begin, lose=self._lose)
+        self._subscriptions: set[Subscription] = set()
+        self._groups: dict[Index, dict[LogFilter, set[Subscription]]] = {}
+        self._watchers = 0
+        self._waits: dict[UUID, set[asyncio.Event]] = {}
+        self._recent: deque[LoggedEvent] = deque()
+        self._recent_bytes = 0
+        self._recent_after = Cursor(0, 0)
+        self._cursor = Cursor(0, 0)
+        self._turns = asyncio.Semaphore(OLD_READERS)
+        self._following: asyncio.Task[None] | None = None
+        self.stopping = False
+
+    async def __aenter__(self) -> Self:
+        self._following = asyncio.create_task(self._follower.run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        assert self._following is not None
+        self._following.cancel()
+        await asyncio.gather(self._following, return_exceptions=True)
+
+    def stop(self) -> None:
+        """The gateway stops: every reader is told, and resumes elsewhere."""
+        self.stopping = True
+        for subscription in self._subscriptions:
+            subscription.outbox.close(STOPPING)
+
+    @asynccontextmanager
+    async def subscription(self, subscription: Subscription) -> AsyncGenerator[None]:
+        """Serve a subscription: old events first, if it has a cursor to go on from, and then what is new. Once inside,
+        its cursor is known and nothing was sent yet.
+
+        Raises:
+            CursorRejected: Reading cannot go on at its cursor.
+            DatabaseUnavailable: The log cannot be read.
+        """
+        with self.watching():
+            end = await self.ready()
+            if subscription.cursor is None:
+                subscription.cursor = subscription.sent = end
+            elif not self._recent_after <= subscription.cursor <= end:
+                (await self._read(log_bounds)).check(subscription.cursor)
+            self._subscriptions.add(subscription)
+            task = asyncio.create_task(self._serve(subscription))
+            try:
+                yield
+            finally:
+                task.cancel()
+                self._subscriptions.discard(subscription)
+                self._leave(subscription)
+                await asyncio.gather(task, return_exceptions=True)
+
+    @contextmanager
+    def answers(self, event_id: UUID) -> Generator[asyncio.Event]:
+        """An event that is set whenever a delivery of `event_id` answers: it succeeded, was skipped, or died. Only
+        while somebody watches."""
+        answered = asyncio.Event()
+        waits = self._waits.setdefault(event_id, set())
+        waits.add(answered)
+        try:
+            yield answered
+        finally:
+            waits.discard(answered)
+            if not waits:
+                self._waits.pop(event_id, None)
+
+    @contextmanager
+    def watching(self) -> Generator[None]:
+        """The log is followed meanwhile."""
+        self._watchers += 1
+        self._follower.watch()
+        try:
+            yield
+        finally:
+            self._watchers -= 1
+            if not self._watchers:
+                self._follower.rest()
+                self._recent.clear()
+
+    async def ready(self) -> Cursor:
+        """The place of the last event that was handed out, for who is watching.
+
+        Raises:
+            DatabaseUnavailable: The log cannot be read.
+        """
+        if self.stopping:
+            raise DatabaseUnavailable("the gateway is stopping; connect again")
+        try:
+            async with asyncio.timeout(READY_S):
+                await self._follower.ready.wait()
+        except TimeoutError:
+            raise DatabaseUnavailable("the log cannot be read: PostgreSQL does not answer; try again") from None
+        return self._cursor
+
+    async def _serve(self, subscription: Subscription) -> None:
+        """Bring a subscription to where the hub is, and let it join."""
+        try:
+            while not self._join(subscription):
+                if self._covers(subscription):
+                    page = LogPage(self._missing(subscription), self._cursor)
+                else:
+                    page = await self._old_page(subscription)
+                    if page.cursor == subscription.cursor:  # the follower is a moment behind, or begins anew
+                        await asyncio.sleep(BEHIND_S)
+                        await self.ready()
+                for event in page.events:
+                    if subscription.filter.matches(event):
+                        await subscription.put(event)
+                subscription.cursor = page.cursor
+        except OutboxClosed:
+            pass
+        except ReflexError as error:  # the database is away, the log was dropped: its client may come again
+            subscription.outbox.close(error.code)
+        except Exception:
+            log.exception("a subscription broke")
+            subscription.outbox.close("internal_error")
+
+    def _covers(self, subscription: Subscription) -> bool:
+        """Whether all that the subscription has not read is in memory. What it has read from the database may be ahead
+        of the hub: then it may not join yet, or it would get that again."""
+        assert subscription.cursor is not None
+        return self._follower.ready.is_set() and self._recent_after <= subscription.cursor <= self._cursor
+
+    def _missing(self, subscription: Subscription) -> list[LoggedEvent]:
+        cursor = subscription.cursor
+        assert cursor is not None
+        return [event for event in self._recent if event.cursor > cursor]
+
+    def _join(self, subscription: Subscription) -> bool:
+        """Join, if what is missing has room in the outbox. Nothing is awaited here: no event comes in between."""
+        if not self._covers(subscription):
+            return False
+        wanted = [event for event in self._missing(subscription) if subscription.filter.matches(event)]
+        if not subscription.has_room_for(wanted):
+            return False
+        for event in wanted:
+            subscription.offer(event)
+        group = self._groups.setdefault(index_of(subscription.filter), {})
+        group.setdefault(subscription.filter, set()).add(subscription)
+        return True
+
+    def _leave(self, subscription: Subscription) -> None:
+        index = index_of(subscription.filter)
+        group = self._groups.get(index, {})
+        members = group.get(subscription.filter, set())
+        members.discard(subscription)
+        if not members:
+            group.pop(subscription.filter, None)
+        if not group:
+            self._groups.pop(index, None)
+
+    async def _old_page(self, subscription: Subscription) -> LogPage:
+        assert subscription.cursor is not None
+        after = subscription.cursor
+        try:
+            async with asyncio.timeout(OLD_READ_WAIT_S):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise Saturated("the queue of those who read old events") from None
+        try:
+            return await self._read(lambda conn: read_checked(conn, after, subscription.filter))
+        finally:
+            self._turns.release()
+
+    async def _read(self, query: Callable[[Connection], Awaitable[Result]]) -> Result:
+        async def work() -> Result:
+            async with lend(self._pool, wait_s=READY_S) as conn, conn.transaction():
+                await conn.execute(STATEMENT_TIMEOUT)
+                return await query(conn)
+
+        return await finish_within(READ_S, work())
+
+    def _begin(self, after: Cursor, recent: LogPage) -> None:
+        self._recent.clear()
+        self._recent_bytes = 0
+        self._recent_after = after
+        for event in recent.events:
+            self._remember(event)
+        self._cursor = recent.cursor
+
+    def _lose(self) -> None:
+        for subscription in self._subscriptions:
+            subscription.outbox.close(LOST)
+
+    async def _deliver(self, page: LogPage) -> None:
+        frames = 0
+        for event in page.events:
+            frames += self._hand_out(event)
+            if frames > FRAMES_A_TURN:
+                frames = 0
+                await asyncio.sleep(0)
+        self._cursor = page.cursor
+
+    def _hand_out(self, event: LoggedEvent) -> int:
+        """Give one event to all who want it. Nothing is awaited, so that whoever joins has either seen it or will."""
+        self._remember(event)
+        given = 0
+        for index in (
+            None, ("key", event.key), ("correlation_id", event.correlation_id), ("reply_to", event.reply_to)
+        ):  # fmt: skip
+            group: dict[LogFilter, set[Subscription]] | None = self._groups.get(index)  # pyright: ignore[reportArgumentType]
+            if group is None:
+                continue
+            for filter, members in group.items():
+                if filter.matches(event):
+                    given += len(members)
+                    for subscription in members:
+                        subscription.offer(event)
+        if event.causation_id is not None and event.type in (REPLY_TYPE, DEAD_LETTER_TYPE):
+            for answered in self._waits.get(event.causation_id, ()):
+                answered.set()
+        return given
+
+    def _remember(self, event: LoggedEvent) -> None:
+        self._recent.append(event)
+        self._recent_bytes += len(event.payload)
+        self._cursor = event.cursor
+        while len(self._recent) > RECENT_EVENTS or (self._recent_bytes > RECENT_BYTES and len(self._recent) > 1):
+            oldest = self._recent.popleft()
+            self._recent_bytes -= len(oldest.payload)
+            self._recent_after = oldest.cursor
+
+
+def index_of(filter: LogFilter) -> Index:
+    """By what an event finds the filter: one value that it has to have, or None. A thousand conversations that are
+    watched one by one are then not asked one by one."""
+    for name in ("reply_to", "correlation_id", "key"):
+        value: Any = getattr(filter, name)
+        if value is not None:
+            return name, value
+    return None
+
+
+async def read_checked(conn: Connection, after: Cursor, filter: LogFilter) -> LogPage:
+    """A page of old events. The log may be dropped while somebody reads it, so each page looks."""
+    page = await read_log(conn, after, filter=filter)
+    (await log_bounds(conn)).check(after)
+    return page

@@ -1,0 +1,117 @@
+"""What waits to be sent to one client: bounded, so that a slow one costs its own connection and nobody else's."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from reflex.core.cursors import Cursor
+
+__all__ = ["SLOW", "Outbox", "OutboxClosed", "Waiting"]
+
+SLOW: Final = "slow"
+
+
+class Reader(Protocol):
+    """Whom a frame is for: it notes how far its client has come."""
+
+    sent: Cursor | None
+
+
+# A frame; and, if it is an event, whose, and the cursor that is its client's once it was handed to the connection.
+Waiting = tuple[str, Reader | None, Cursor | None]
+
+
+class OutboxClosed(Exception):
+    """Nothing more will come. `reason` says why: `slow`, or what the closer said."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Outbox:
+    """Frames for one connection, in order.
+
+    Live events are offered and never wait: if there is no room, the outbox closes as `slow` and drops what it holds,
+    since a client that is that far behind resumes from its cursor instead. Whatever can wait (answers, old events that
+    are read from the database) is put, and waits for room.
+
+    Args:
+        max_frames, max_chars: How much may wait. One frame always has room in an empty outbox.
+    """
+
+    def __init__(self, *, max_frames: int, max_chars: int) -> None:
+        self._max_frames = max_frames
+        self._max_chars = max_chars
+        self._waiting: deque[Waiting] = deque()
+        self._chars = 0
+        self._changed: set[asyncio.Future[None]] = set()
+        self.closed: str | None = None
+
+    def has_room(self, chars: int, *, frames: int = 1) -> bool:
+        """Whether so much can be offered."""
+        count = len(self._waiting) + frames
+        return count <= 1 or (count <= self._max_frames and self._chars + chars <= self._max_chars)
+
+    def offer(self, frame: str, reader: Reader | None = None, cursor: Cursor | None = None) -> None:
+        """Send it after what waits already, or close as slow."""
+        if self.closed is not None:
+            return
+        if not self.has_room(len(frame)):
+            self.close(SLOW)
+            return
+        self._waiting.append((frame, reader, cursor))
+        self._chars += len(frame)
+        if self._changed:
+            self._wake()
+
+    async def put(self, frame: str, reader: Reader | None = None, cursor: Cursor | None = None) -> None:
+        """Send it after what waits already; wait for room.
+
+        Raises:
+            OutboxClosed: The connection ends.
+        """
+        while self.closed is None and not self.has_room(len(frame)):
+            await self._change()
+        if self.closed is not None:
+            raise OutboxClosed(self.closed)
+        self.offer(frame, reader, cursor)
+
+    async def take(self) -> Sequence[Waiting]:
+        """All that waits, at least one.
+
+        Raises:
+            OutboxClosed: There is nothing, and nothing more will come.
+        """
+        while not self._waiting:
+            if self.closed is not None:
+                raise OutboxClosed(self.closed)
+            await self._change()
+        taken = list(self._waiting)
+        self._waiting.clear()
+        self._chars = 0
+        self._wake()
+        return taken
+
+    def close(self, reason: str) -> None:
+        """Take nothing more. What waits is still sent, unless the client is slow."""
+        if self.closed is not None:
+            return
+        self.closed = reason
+        if reason == SLOW:
+            self._waiting.clear()
+        self._wake()
+
+    async def _change(self) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._changed.add(future)
+        try:
+            await future
+        finally:
+            self._changed.discard(future)
+
+    def _wake(self) -> None:
+        for future in self._changed:
+            if not future.done():
+                future.set_result(None)
