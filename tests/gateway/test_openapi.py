@@ -127,6 +127,7 @@ async def test_real_answers_are_what_the_document_says(client: httpx2.AsyncClien
         "/health": ("/health",),
         "/health/detailed": ("/health/detailed", "/health/detailed?x=1"),
         "/openapi.json": ("/openapi.json",),
+        "/asyncapi.json": ("/asyncapi.json",),
     }.items():  # fmt: skip
         for address in templates:
             check("GET", path, await client.get(address))

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from reflex.core.database import open_pool
 from reflex.core.settings import Settings
-from reflex.gateway import dead_letter_routes, docs_page, health, openapi, reading
+from reflex.gateway import asyncapi, dead_letter_routes, docs_page, health, openapi, reading
 from reflex.gateway.group_commit import EventStore, GroupCommit
 from reflex.gateway.ingest import Ingest
 from reflex.gateway.live.admission import Admission
@@ -35,7 +35,7 @@ def create_app(
     Args:
         store: Where events go instead of the database; the benchmark gives one that keeps nothing. Schemas and reads
             still come from DATABASE_URL, if there is one.
-        stopping: Set when the server stops: WebSockets, which would stay open for ever, are then closed.
+        stopping: Set when the server stops: WebSockets and streams, which would stay open for ever, are then ended.
 
     Raises:
         ConfigurationError: There is neither a database nor a store.
@@ -56,7 +56,7 @@ def create_app(
                 app.state.pool = pool
                 await pool.open(wait=False)
                 stack.push_async_callback(pool.close)
-                app.state.hub = await stack.enter_async_context(Hub(settings.database_url, pool))
+                app.state.hub = await stack.enter_async_context(Hub(settings.database_url, pool, stopping=stopping))
             await stack.enter_async_context(schemas)
             if commits is not None:
                 await stack.enter_async_context(commits)  # left first: what is waiting is flushed
@@ -71,6 +71,7 @@ def create_app(
             *dead_letter_routes.routes,
             *health.routes,
             *openapi.routes,
+            *asyncapi.routes,
             *docs_page.routes,
         ],
         middleware=[Middleware(CatchAll)],

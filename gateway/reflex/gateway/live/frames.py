@@ -10,7 +10,7 @@ from typing import Any, Final
 from reflex.core.envelope import MAX_LENGTH
 from reflex.core.events import MAX_TYPE_LENGTH, TYPE_PATTERN
 
-__all__ = ["CLIENT_FRAMES", "MAX_TAIL", "MAX_TERMS", "SERVER_FRAMES", "Field", "Frame"]
+__all__ = ["CLIENT_FRAMES", "MAX_TAIL", "MAX_TERMS", "QUERY", "SERVER_FRAMES", "Field", "Frame"]
 
 MAX_ID_LENGTH: Final = 200
 MAX_CURSOR_LENGTH: Final = 200
@@ -64,6 +64,18 @@ A_PROBLEM: Final = {
     "errors": [{"field": "/event/type", "reason": "is missing"}],
 }  # fmt: skip
 
+# Of the address, by name: what it is for and its schema.
+QUERY: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
+    "key": (
+        "What lines that a person types are about; the session, if not given.", text(MAX_LENGTH["correlation_id"])
+    ),
+    "session": ("The `session` of an earlier `welcome`: its replies come here.", text(MAX_ID_LENGTH)),
+    "after": (
+        "With `session`: the cursor of the last reply that arrived. Without it, some replies may come twice.",
+        text(MAX_CURSOR_LENGTH),
+    ),
+}  # fmt: skip
+
 CLIENT_FRAMES: Final[tuple[Frame, ...]] = (
     Frame(
         op="publish",
@@ -79,7 +91,7 @@ CLIENT_FRAMES: Final[tuple[Frame, ...]] = (
             NAME,
             Field(
                 "types",
-                "Types, or prefixes such as `order.*`; all but Reflex's own, if not given.",
+                "Types, or prefixes such as `order.*`; `*` is all but Reflex's own. Without any, those are included.",
                 {"type": "array", "items": PATTERN, "minItems": 1, "maxItems": MAX_TERMS},
             ),
             Field(
@@ -175,11 +187,14 @@ SERVER_FRAMES: Final[tuple[Frame, ...]] = (
             "subscription": "orders",
             "cursor": "AAAC",
             "event": {
-                "event_id": AN_EVENT,
+                **dict.fromkeys(("correlation_id", "causation_id", "trace_context", "available_at")),
+                "id": AN_EVENT,
                 "type": "order.created",
                 "source": "shop",
                 "key": "A1",
+                "depth": 0,
                 "time": "2026-01-31T09:00:00Z",
+                "created_at": "2026-01-31T09:00:00.004Z",
                 "payload": {"order_id": "A1"},
             },
         },

@@ -56,9 +56,10 @@ class Hub:
 
     Args:
         pool: Lends connections to read old events with.
+        stopping: Set when the server stops: streams, which would stay open for ever, are then ended.
     """
 
-    def __init__(self, url: str, pool: Pool) -> None:
+    def __init__(self, url: str, pool: Pool, *, stopping: asyncio.Event | None = None) -> None:
         self._pool = pool
         self._follower = Follower(url, deliver=self._deliver, begin=self._begin, lose=self._lose)
         self._subscriptions: set[Subscription] = set()
@@ -70,20 +71,21 @@ class Hub:
         self._recent_after = Cursor(0, 0)
         self._cursor = Cursor(0, 0)
         self._turns = asyncio.Semaphore(OLD_READERS)
-        self._following: asyncio.Task[None] | None = None
+        self._stop_asked = stopping or asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
         self.stopping = False
 
     async def __aenter__(self) -> Self:
-        self._following = asyncio.create_task(self._follower.run())
+        self._tasks = [asyncio.create_task(self._follower.run()), asyncio.create_task(self._stop_when_asked())]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        assert self._following is not None
-        self._following.cancel()
-        await asyncio.gather(self._following, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def stop(self) -> None:
         """The gateway stops: every reader is told, and resumes elsewhere."""
@@ -92,6 +94,10 @@ class Hub:
             answered.set()
         for subscription in self._subscriptions:
             subscription.outbox.close(STOPPING)
+
+    async def _stop_when_asked(self) -> None:
+        await self._stop_asked.wait()
+        self.stop()
 
     @asynccontextmanager
     async def subscription(self, subscription: Subscription) -> AsyncGenerator[None]:

@@ -20,7 +20,7 @@ from reflex.gateway.answers import json_answer
 from reflex.gateway.live.hub import Hub
 from reflex.gateway.publishing import Publisher
 
-__all__ = ["Settled", "SettledDelivery", "Unsettled", "publish_and_wait", "wait_until_settled"]
+__all__ = ["Settled", "SettledDelivery", "publish_and_wait", "wait_until_settled"]
 
 # An event that was stored before anybody waited for it says nothing when a run returns nothing. So look now and then.
 LOOK_AGAIN_S: Final = 5.0
@@ -47,15 +47,6 @@ class Settled:
     deliveries: list[SettledDelivery]
 
 
-@dataclass(frozen=True, slots=True)
-class Unsettled:
-    """The event is stored, and not everything about it was done in time. `see` is where to look."""
-
-    id: UUID
-    duplicate: bool
-    see: str
-
-
 async def publish_and_wait(
     hub: Hub, publisher: Publisher, event: NewEvent, trace_context: str | None, *, wait_s: float
 ) -> Response:
@@ -77,10 +68,8 @@ async def publish_and_wait(
         except ReflexError:  # it is stored, so that it cannot be looked at now is no failure
             detail = None
     if detail is None:
-        see = f"/events/{event_id}"
-        response = json_answer(Unsettled(event_id, duplicate, see), status=202)
-        response.headers["location"] = see
-        return response
+        answer = {"id": event_id, "see": f"/events/{event_id}"}
+        return json_answer(answer | {"duplicate": True} if duplicate else answer, status=202)
     return json_answer(Settled(event_id, duplicate, [settled(delivery) for delivery in detail.deliveries]))
 
 
