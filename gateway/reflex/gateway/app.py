@@ -14,6 +14,8 @@ from reflex.core.settings import Settings
 from reflex.gateway import asyncapi, dead_letter_routes, docs_page, health, openapi, reading
 from reflex.gateway.group_commit import EventStore, GroupCommit
 from reflex.gateway.ingest import Ingest
+from reflex.gateway.live.admission import Admission
+from reflex.gateway.live.event_source import EventSource
 from reflex.gateway.live.hub import Hub
 from reflex.gateway.problems import CatchAll, exception_handlers
 from reflex.gateway.publishing import Publisher
@@ -33,7 +35,7 @@ def create_app(
     Args:
         store: Where events go instead of the database; the benchmark gives one that keeps nothing. Schemas and reads
             still come from DATABASE_URL, if there is one.
-        stopping: Set when the server stops: WebSockets, which would stay open for ever, are then closed.
+        stopping: Set when the server stops: WebSockets and streams, which would stay open for ever, are then ended.
 
     Raises:
         ConfigurationError: There is neither a database nor a store.
@@ -43,6 +45,7 @@ def create_app(
         url = settings.require_database_url()
         commits = store = GroupCommit(url, max_buffered_events=settings.max_buffered_events)
     schemas = PayloadSchemas(settings.database_url, unknown_types=settings.unknown_types)
+    admission = Admission(settings)
     publisher = Publisher(settings, schemas=schemas, store=store)
 
     @asynccontextmanager
@@ -53,7 +56,7 @@ def create_app(
                 app.state.pool = pool
                 await pool.open(wait=False)
                 stack.push_async_callback(pool.close)
-                app.state.hub = await stack.enter_async_context(Hub(settings.database_url, pool))
+                app.state.hub = await stack.enter_async_context(Hub(settings.database_url, pool, stopping=stopping))
             await stack.enter_async_context(schemas)
             if commits is not None:
                 await stack.enter_async_context(commits)  # left first: what is waiting is flushed
@@ -63,6 +66,7 @@ def create_app(
     app = Starlette(
         routes=[
             Route("/events", Ingest(settings, publisher), methods=["POST"], name="publish"),
+            Route("/events/stream", EventSource(settings, admission), methods=["GET"]),
             *reading.routes,
             *dead_letter_routes.routes,
             *health.routes,

@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Mapping
 from enum import Enum
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from starlette.types import Receive
 
 from reflex.core.errors import Saturated
 from reflex.gateway.problems import RequestRefused
 
-__all__ = ["Bodies", "MediaType", "media_type"]
+__all__ = ["Bodies", "MediaType", "discard", "media_type"]
 
 # Room for bodies that are still arriving, all requests together.
 BODIES_AT_ONCE: Final = 16
@@ -111,3 +111,13 @@ def _parse(header: str) -> MediaType:
 
 def _unsupported(detail: str) -> RequestRefused:
     return RequestRefused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+
+
+async def discard(receive: Receive) -> None:
+    """Throw away what a client still sends, until it has ended or the client is gone."""
+    while True:
+        message: dict[str, Any] = dict(await receive())
+        if message["type"].endswith(".disconnect") or (
+            message["type"] == "http.request" and not message.get("more_body")
+        ):
+            return

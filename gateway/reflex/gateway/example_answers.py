@@ -2,11 +2,25 @@
 
 from typing import Any, Final
 
-__all__ = ["ACCEPTED", "EVENT", "HEALTH", "RETRIED"]
+__all__ = ["ACCEPTED", "EVENT", "HEALTH", "RETRIED", "SETTLED"]
 
 EVENT_ID: Final = "0198a1b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b"
 
 ACCEPTED: Final[dict[str, Any]] = {"id": EVENT_ID}
+SETTLED: Final[dict[str, Any]] = {
+    "id": EVENT_ID,
+    "duplicate": False,
+    "deliveries": [
+        {
+            "id": f"3-{EVENT_ID}",
+            "trigger": "high-value-orders",
+            "app": "shop.triggers",
+            "state": "succeeded",
+            "output": {"decision": "review"},
+            "error": None,
+        }
+    ],
+}
 RETRIED: Final[dict[str, Any]] = {"retried": 3, "limit_reached": False}
 EVENT: Final[dict[str, Any]] = {
     "id": EVENT_ID,

@@ -1,24 +1,34 @@
 """POST /events: read, check, store, answer 202. The answer is sent after the commit and never before."""
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, cast
 from uuid import UUID
 
 import orjson
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from reflex.core import envelope, telemetry
-from reflex.core.errors import EventRejected
+from reflex.core.errors import DatabaseUnavailable, EventRejected
 from reflex.core.events import NewEvent
+from reflex.core.pages import QueryRejected
 from reflex.core.settings import Settings
 from reflex.core.strict_json import parse
-from reflex.gateway.bodies import Bodies, MediaType, media_type
+from reflex.gateway.bodies import Bodies, MediaType, discard, media_type
+from reflex.gateway.live.waiting import publish_and_wait
 from reflex.gateway.problems import BatchRejected, RequestRefused
 from reflex.gateway.publishing import Publisher
+from reflex.gateway.query import Parameter, read_query
 
-__all__ = ["Ingest"]
+__all__ = ["WAIT", "Ingest"]
+
+WAIT: Final = Parameter(
+    "wait", "text", "Answer when every delivery of the event is settled, or after so many seconds. For one event.", "30"
+)
+SECONDS: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?", re.ASCII)
 
 MAX_ERRORS: Final = 20
 # Checking a large batch takes tens of milliseconds; other requests get their turn in between.
@@ -35,8 +45,10 @@ class Ingest:
         self._max_batch = settings.max_batch
         self._bodies = Bodies(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
         self._publisher = publisher
+        self._max_wait_s = settings.max_wait_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wait_s = self._wait_s(Request(scope)) if scope["query_string"] else None
         headers: dict[bytes, bytes] = dict(scope["headers"])
         kind = media_type(headers)
         body = await self._bodies.read(headers, receive)
@@ -47,10 +59,15 @@ class Ingest:
         if kind is MediaType.NDJSON or body.lstrip()[:1] == b"[":
             if idempotency_key is not None:
                 raise EventRejected("an Idempotency-Key header is for one event; in a batch give each an `id`")
+            if wait_s is not None:
+                raise QueryRejected("is for one event, not for a batch", field="wait")
             events = await self._read_batch(body, kind, trace_context)
             answer = batch_answer(events, await self._publisher.store(events, trace_context))
         else:
             event = self._read_one(body, idempotency_key, trace_context)
+            if wait_s is not None:
+                await self._answer_when_settled(event, trace_context, wait_s, scope, receive, send)
+                return
             stored = await self._publisher.store([event], trace_context)
             answer = single_answer(event.event_id, stored[event.event_id])
         await send(
@@ -61,6 +78,34 @@ class Ingest:
             }
         )
         await send({"type": "http.response.body", "body": answer})
+
+    def _wait_s(self, query: Request) -> float | None:
+        """How long the request waits for the deliveries of its event; longer than the limit counts as the limit."""
+        wait = read_query(query, (WAIT,)).get("wait")
+        if wait is None:
+            return None
+        seconds = float(wait) if SECONDS.fullmatch(wait) else 0.0
+        if seconds <= 0:
+            raise QueryRejected(f"is {wait[:80]!r}; it must be a number of seconds such as 30", field="wait")
+        return min(seconds, self._max_wait_s)
+
+    async def _answer_when_settled(
+        self, event: NewEvent, trace_context: str | None, wait_s: float, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        hub = getattr(scope["app"].state, "hub", None)
+        if hub is None:
+            raise DatabaseUnavailable("this gateway was started without a database")
+        waiting = asyncio.create_task(publish_and_wait(hub, self._publisher, event, trace_context, wait_s=wait_s))
+        gone = asyncio.create_task(discard(receive))
+        await asyncio.wait([waiting, gone], return_when=asyncio.FIRST_COMPLETED)
+        try:
+            if waiting.done():
+                await waiting.result()(scope, receive, send)
+        finally:
+            # Or the client is gone, and nobody listens: what was stored runs all the same.
+            for task in (waiting, gone):
+                task.cancel()
+            await asyncio.gather(waiting, gone, return_exceptions=True)
 
     def _read_one(self, body: bytes, idempotency_key: bytes | None, trace_context: str | None) -> NewEvent:
         client_id = None

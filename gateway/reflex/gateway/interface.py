@@ -23,7 +23,7 @@ class Answer:
 
     status: int
     description: str
-    row: type | Mapping[str, Any] | Literal["html", "openapi"]
+    row: type | Mapping[str, Any] | Literal["html", "openapi", "event-stream"]
     example: Any = None
 
 

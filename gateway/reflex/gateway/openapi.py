@@ -139,6 +139,8 @@ def describe_answer(answer: Answer) -> dict[str, Any]:
     match answer.row:
         case "html":
             content = {"text/html": {"schema": {"type": "string"}}}
+        case "event-stream":
+            content = {"text/event-stream": {"schema": {"type": "string"}}}
         case "openapi":
             content = {"application/json": {"schema": {"type": "object"}}}
         case type() as row:

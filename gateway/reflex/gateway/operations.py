@@ -5,7 +5,9 @@ from typing import Final
 
 from reflex.core import rows
 from reflex.gateway import dead_letter_routes, example_answers, health, reading
+from reflex.gateway.ingest import WAIT
 from reflex.gateway.interface import Answer, Body, Operation
+from reflex.gateway.live import event_source, waiting
 from reflex.gateway.publishing_schema import BATCH_ANSWER, EVENT, EVENT_ANSWER
 from reflex.gateway.query import Parameter
 
@@ -38,6 +40,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
             "An `id` that was used before with the same source (or an `Idempotency-Key`) stores nothing and answers "
             "with the first id."
         ),
+        parameters=(WAIT,),
         headers=(
             Parameter("Idempotency-Key", "text", "The same as the event's `id`; for single events.", "order-A1"),
             Parameter("traceparent", "text", "W3C trace context, handed on to the runs.", "00-4bf92f35…-01"),
@@ -51,6 +54,12 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         ),
         answers=(
             Answer(
+                200,
+                "With `wait`: stored, and every delivery is settled.",
+                waiting.Settled,
+                example_answers.SETTLED,
+            ),
+            Answer(
                 202,
                 "Stored. One event: its `id`. A batch: `ids`, in order.",
                 {"oneOf": [EVENT_ANSWER, BATCH_ANSWER]},
@@ -58,7 +67,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
             ),
         ),
         problems={
-            400: "The body is not valid JSON.",
+            400: "The body is not valid JSON, or `wait` makes no sense.",
             408: "The body did not arrive in time.",
             413: "The body, or the batch, is too large.",
             415: "The content type is not taken.",
@@ -82,6 +91,28 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         answers=(Answer(200, "A page of events.", reading.EventList),),
         problems=READS,
         curl='"{url}/events?type=order.*&since=2h&limit=20"',
+    ),
+    Operation(
+        method="GET",
+        path="/events/stream",
+        name="streamEvents",
+        group="Read",
+        summary="The log as it grows, as server-sent events.",
+        description=(
+            "For a browser's `EventSource`, and for anything that reads lines. Each event's `id` is its cursor: who "
+            "connects again with `Last-Event-ID`, as a browser does by itself, or with `after`, misses nothing and "
+            "gets nothing twice. Without either it begins now. Filters combine; without any, Reflex's own events are in it, "
+            "too. A stream that the gateway ends says why in an event named `closing`."
+        ),
+        parameters=event_source.PARAMETERS,
+        headers=(Parameter("Last-Event-ID", "text", "As `after`.", "AQAAAAAAAAAqAAE"),),
+        answers=(Answer(200, "The stream: `id` and `data`, an event as JSON.", "event-stream"),),
+        problems={
+            **READS,
+            400: "An unknown parameter, a value that makes no sense, or no cursor of this log.",
+            410: "Events after this cursor were dropped from the log; begin anew.",
+        },
+        curl='-N "{url}/events/stream?type=order.*"',
     ),
     Operation(
         method="GET",

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
+from reflex.core.cursors import CursorExpired, CursorRejected
 from reflex.core.errors import DatabaseUnavailable, EventRejected, NotFound, ReflexError, Saturated
 from reflex.core.pages import QueryRejected
 from reflex.core.strict_json import MalformedJson
@@ -32,6 +33,8 @@ MEDIA_TYPE: Final = "application/problem+json"
 STATUS: Final[dict[type[ReflexError], HTTPStatus]] = {
     MalformedJson: HTTPStatus.BAD_REQUEST,
     QueryRejected: HTTPStatus.BAD_REQUEST,
+    CursorRejected: HTTPStatus.BAD_REQUEST,
+    CursorExpired: HTTPStatus.GONE,
     EventRejected: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotFound: HTTPStatus.NOT_FOUND,
     Saturated: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -44,6 +47,8 @@ TITLES: Final = {
     "unknown_type": "Nothing knows this type of event; nothing was stored",
     "frame_rejected": "The frame is no operation; nothing was done",
     "query_rejected": "The question makes no sense",
+    "cursor_rejected": "The cursor is none of this log",
+    "cursor_expired": "The log was dropped up to a later place",
     "saturated": "The gateway is busy; nothing was stored",
     "database_unavailable": "The database does not answer",
     "stopping": "The gateway is stopping",

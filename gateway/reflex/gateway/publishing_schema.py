@@ -68,6 +68,7 @@ COMPONENTS: Final[Mapping[str, Mapping[str, Any]]] = {
         "properties": {
             "id": {"type": "string", "format": "uuid"},
             "duplicate": {"const": True, "description": "It was stored before; the id is the first one's."},
+            "see": {"type": "string", "description": "Where to look: with `wait`, if not all was settled in time."},
         },
     },
     "AcceptedBatch": {

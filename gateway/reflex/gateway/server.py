@@ -17,6 +17,7 @@ from reflex.core.database import describe
 from reflex.core.errors import ConfigurationError
 from reflex.core.settings import Settings
 from reflex.gateway.app import create_app
+from reflex.gateway.bodies import discard
 from reflex.gateway.live import stream
 
 __all__ = ["DrainUnread", "listen", "serve", "serve_until"]
@@ -152,15 +153,6 @@ class DrainUnread:
                 self.discarding.add(rest)
                 rest.add_done_callback(self.discarding.discard)
                 await asyncio.wait([rest], timeout=LINGER_S)
-
-
-async def discard(receive: Receive) -> None:
-    while True:
-        message: dict[str, Any] = dict(await receive())
-        if message["type"].endswith(".disconnect") or (
-            message["type"] == "http.request" and not message.get("more_body")
-        ):
-            return
 
 
 def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ __all__ = [
     "COUNT_LIMIT",
     "fetch",
     "get_event",
+    "has_open_deliveries",
     "list_event_types",
     "list_events",
     "list_triggers",
@@ -211,6 +212,12 @@ def run_row(trace: DictRow) -> RunRow:
         trace_id=trace["trace_id"],
         worker_id=None if trace["worker_id"] == NOBODY else trace["worker_id"],
     )
+
+
+async def has_open_deliveries(conn: AsyncConnection[Any], event_id: UUID) -> bool:
+    """Whether a delivery of the event is not settled yet."""
+    (row,) = await fetch(conn, "open_deliveries", {"event_id": event_id})
+    return row["open"]
 
 
 async def list_event_types(conn: AsyncConnection[Any], *, unrouted_limit: int = 1000) -> list[EventTypeRow]:

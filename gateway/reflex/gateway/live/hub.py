@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import chain
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID
@@ -55,9 +56,10 @@ class Hub:
 
     Args:
         pool: Lends connections to read old events with.
+        stopping: Set when the server stops: streams, which would stay open for ever, are then ended.
     """
 
-    def __init__(self, url: str, pool: Pool) -> None:
+    def __init__(self, url: str, pool: Pool, *, stopping: asyncio.Event | None = None) -> None:
         self._pool = pool
         self._follower = Follower(url, deliver=self._deliver, begin=self._begin, lose=self._lose)
         self._subscriptions: set[Subscription] = set()
@@ -69,26 +71,33 @@ class Hub:
         self._recent_after = Cursor(0, 0)
         self._cursor = Cursor(0, 0)
         self._turns = asyncio.Semaphore(OLD_READERS)
-        self._following: asyncio.Task[None] | None = None
+        self._stop_asked = stopping or asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
         self.stopping = False
 
     async def __aenter__(self) -> Self:
-        self._following = asyncio.create_task(self._follower.run())
+        self._tasks = [asyncio.create_task(self._follower.run()), asyncio.create_task(self._stop_when_asked())]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        assert self._following is not None
-        self._following.cancel()
-        await asyncio.gather(self._following, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def stop(self) -> None:
         """The gateway stops: every reader is told, and resumes elsewhere."""
         self.stopping = True
+        for answered in chain.from_iterable(self._waits.values()):
+            answered.set()
         for subscription in self._subscriptions:
             subscription.outbox.close(STOPPING)
+
+    async def _stop_when_asked(self) -> None:
+        await self._stop_asked.wait()
+        self.stop()
 
     @asynccontextmanager
     async def subscription(self, subscription: Subscription) -> AsyncGenerator[None]:
@@ -104,7 +113,7 @@ class Hub:
             if subscription.cursor is None:
                 subscription.cursor = subscription.sent = end
             elif not self._recent_after <= subscription.cursor <= end:
-                (await self._read(log_bounds)).check(subscription.cursor)
+                (await self.read(log_bounds)).check(subscription.cursor)
             self._subscriptions.add(subscription)
             task = asyncio.create_task(self._serve(subscription))
             try:
@@ -157,6 +166,13 @@ class Hub:
             raise DatabaseUnavailable("the log cannot be read: PostgreSQL does not answer; try again") from None
         return self._cursor
 
+    def position(self, subscription: Subscription) -> Cursor:
+        """How far the log was read for a subscription: what its outbox was given, and all that it does not want."""
+        if self._joined(subscription):
+            return self._cursor
+        assert subscription.cursor is not None
+        return subscription.cursor
+
     async def _serve(self, subscription: Subscription) -> None:
         """Bring a subscription to where the hub is, and let it join."""
         try:
@@ -204,6 +220,10 @@ class Hub:
         group.setdefault(subscription.filter, set()).add(subscription)
         return True
 
+    def _joined(self, subscription: Subscription) -> bool:
+        group = self._groups.get(index_of(subscription.filter), {})
+        return subscription in group.get(subscription.filter, ())
+
     def _leave(self, subscription: Subscription) -> None:
         index = index_of(subscription.filter)
         group = self._groups.get(index, {})
@@ -223,11 +243,13 @@ class Hub:
         except TimeoutError:
             raise Saturated("the queue of those who read old events") from None
         try:
-            return await self._read(lambda conn: read_checked(conn, after, subscription.filter))
+            return await self.read(lambda conn: read_checked(conn, after, subscription.filter))
         finally:
             self._turns.release()
 
-    async def _read(self, query: Callable[[Connection], Awaitable[Result]]) -> Result:
+    async def read(self, query: Callable[[Connection], Awaitable[Result]]) -> Result:
+        """Run a query in a transaction with a time limit. Raises DatabaseUnavailable."""
+
         async def work() -> Result:
             async with lend(self._pool, wait_s=READY_S) as conn, conn.transaction():
                 await conn.execute(STATEMENT_TIMEOUT)
