@@ -14,9 +14,11 @@ from reflex.core.settings import Settings
 from reflex.gateway import asyncapi, dead_letter_routes, docs_page, health, openapi, reading
 from reflex.gateway.group_commit import EventStore, GroupCommit
 from reflex.gateway.ingest import Ingest
+from reflex.gateway.live import websocket
 from reflex.gateway.live.admission import Admission
 from reflex.gateway.live.event_source import EventSource
 from reflex.gateway.live.hub import Hub
+from reflex.gateway.live.sessions import Sessions
 from reflex.gateway.problems import CatchAll, exception_handlers
 from reflex.gateway.publishing import Publisher
 from reflex.gateway.schemas import PayloadSchemas
@@ -56,7 +58,9 @@ def create_app(
                 app.state.pool = pool
                 await pool.open(wait=False)
                 stack.push_async_callback(pool.close)
-                app.state.hub = await stack.enter_async_context(Hub(settings.database_url, pool, stopping=stopping))
+                hub = await stack.enter_async_context(Hub(settings.database_url, pool, stopping=stopping))
+                app.state.hub = hub
+                app.state.sessions = await stack.enter_async_context(Sessions(hub.read))
             await stack.enter_async_context(schemas)
             if commits is not None:
                 await stack.enter_async_context(commits)  # left first: what is waiting is flushed
@@ -66,6 +70,7 @@ def create_app(
     app = Starlette(
         routes=[
             Route("/events", Ingest(settings, publisher), methods=["POST"], name="publish"),
+            *websocket.routes(websocket.WebSocket(settings, admission, publisher)),
             Route("/events/stream", EventSource(settings, admission), methods=["GET"]),
             *reading.routes,
             *dead_letter_routes.routes,

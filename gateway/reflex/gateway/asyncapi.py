@@ -122,7 +122,8 @@ def describe_frame(frame: Frame) -> dict[str, Any]:
         "payload": {
             "type": "object",
             "required": ["op", *(field.name for field in frame.fields if field.required)],
-            "additionalProperties": False,
+            # What the gateway says may get more members one day.
+            "additionalProperties": frame not in CLIENT_FRAMES,
             "properties": {"op": {"const": frame.op}, **members},
         },
         "examples": [{"payload": dict(frame.example)}],

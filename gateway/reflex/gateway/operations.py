@@ -79,6 +79,17 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         method="GET",
+        path="/ws",
+        name="webSocket",
+        group="Publish",
+        summary="A WebSocket: publish and get replies, follow the log, or type lines by hand.",
+        description="Its frames are described by `/asyncapi.json`. A page of another site is refused with 403.",
+        answers=(),
+        problems={426: "The request does not ask for a WebSocket."},
+        curl="{url}/ws",
+    ),
+    Operation(
+        method="GET",
         path="/events",
         name="listEvents",
         group="Read",

@@ -28,11 +28,13 @@ __all__ = [
     "log_bounds",
     "place",
     "read_log",
+    "tail_log",
 ]
 
 LOG_CHANNEL: Final = "reflex_log"
 APPENDS_A_TURN: Final = 1000
 PAGE_BYTES: Final = 8 * 1024 * 1024
+TAIL_APPENDS: Final = 10_000
 EVERYTHING: Final = LogFilter()
 
 
@@ -160,6 +162,16 @@ async def read_log(
         if rows[-1][2] is None:
             rows.pop()
     return LogPage([LoggedEvent(Cursor(row[0], row[1]), *row[2:]) for row in rows], end)
+
+
+async def tail_log(
+    conn: AsyncConnection[Any], count: int, *, filter: LogFilter = EVERYTHING, appends: int = TAIL_APPENDS
+) -> Cursor:
+    """The cursor after which the latest `count` events that pass the filter come, or as many as the last `appends`
+    appends hold."""
+    parameters = {**filter.parameters(), "count": count, "appends": appends}
+    row = await (await conn.execute(statement("tail_log"), parameters)).fetchone()
+    return Cursor(*row) if row else (await log_bounds(conn)).end
 
 
 async def drop_log(conn: AsyncConnection[Any], *, until: Cursor) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-__all__ = ["CLOSINGS", "CloseCode", "Closing"]
+__all__ = ["CLOSINGS", "OUTBOX_REASONS", "CloseCode", "Closing"]
 
 
 class CloseCode(IntEnum):
@@ -32,6 +32,15 @@ class Closing(NamedTuple):
     meaning: str
     advice: str
 
+
+# What an outbox says when it closes; anything else is a failure.
+OUTBOX_REASONS: Final[Mapping[str, tuple[CloseCode, str]]] = {
+    "slow": (CloseCode.TOO_SLOW, "events come faster than they are read; connect again and resume after the cursors"),
+    "stopping": (CloseCode.STOPPING, "the gateway stops; connect again"),
+    "lost": (CloseCode.FAILED, "the log was dropped or restored, so events are missing; connect again"),
+    "saturated": (CloseCode.FULL, "too many clients read old events; try again later"),
+    "database_unavailable": (CloseCode.FULL, "the log cannot be read now; try again later"),
+}
 
 CLOSINGS: Final[Mapping[CloseCode, Closing]] = {
     CloseCode.NORMAL: Closing("The client said goodbye.", "Nothing."),

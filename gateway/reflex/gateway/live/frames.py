@@ -55,7 +55,9 @@ PATTERN: Final = {
 ID: Final = Field("id", "The client's own word for this request; the answer carries it.", text(MAX_ID_LENGTH))
 NAME: Final = Field("id", "The client's name of the subscription.", text(MAX_ID_LENGTH), required=True)
 ECHO: Final = Field("id", "Of the request, if it had one.", TEXT)
-CURSOR: Final = Field("cursor", "A place in the log, to resume after.", TEXT, required=True)
+# Of a connection: all its replies up to there have come. Of a subscription, where it says so.
+CURSOR: Final = Field("cursor", "For `?after=` of a reconnect: the replies up to here have come.", TEXT, required=True)
+PLACE: Final = Field("cursor", "For `after` of a subscription that goes on from here.", TEXT, required=True)
 OF_SUBSCRIPTION: Final = Field("subscription", "The name of the subscription.", TEXT, required=True)
 AN_EVENT: Final = "0198a1b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b"
 A_PROBLEM: Final = {
@@ -137,7 +139,13 @@ SERVER_FRAMES: Final[tuple[Frame, ...]] = (
         op="welcome",
         summary="The first frame.",
         fields=(
-            Field("connection", "Events published here have the source `ws:<connection>`.", TEXT, required=True),
+            Field(
+                "connection",
+                "What is published here has the source `ws:<connection>`, unless it names another. It goes with the "
+                "session, so that an event sent again by its `id` after a reconnect is not stored twice.",
+                TEXT,
+                required=True,
+            ),
             Field("session", "Secret. Connect again with it to get replies that came meanwhile.", TEXT, required=True),
             CURSOR,
             Field("protocol", "The version of the protocol.", {"type": "integer"}, required=True),
@@ -163,7 +171,7 @@ SERVER_FRAMES: Final[tuple[Frame, ...]] = (
     Frame(
         op="subscribed",
         summary="Events of the subscription follow.",
-        fields=(NAME, Field("cursor", "Where it begins.", TEXT, required=True)),
+        fields=(NAME, PLACE),
         example={"op": "subscribed", "id": "orders", "cursor": "AAAB"},
     ),
     Frame(
@@ -181,7 +189,7 @@ SERVER_FRAMES: Final[tuple[Frame, ...]] = (
     Frame(
         op="event",
         summary="An event of a subscription, in the order of the log.",
-        fields=(OF_SUBSCRIPTION, CURSOR, Field("event", "The event as it is stored.", STORED_EVENT, required=True)),
+        fields=(OF_SUBSCRIPTION, PLACE, Field("event", "The event as it is stored.", STORED_EVENT, required=True)),
         example={
             "op": "event",
             "subscription": "orders",
@@ -209,23 +217,49 @@ SERVER_FRAMES: Final[tuple[Frame, ...]] = (
         op="reply",
         summary="What an agent answered to an event that this session published.",
         fields=(
-            Field("event_id", "The event that is answered.", UUID, required=True),
             CURSOR,
+            Field("event_id", "The event that is answered.", UUID, required=True),
+            Field("event_type", "Its type.", TEXT, required=True),
             Field("trigger", "Whose answer it is.", TEXT, required=True),
+            Field("delivery_id", "The delivery.", TEXT, required=True),
+            Field("outcome", "How the run ended.", TEXT, required=True),
             Field("output", "The answer.", {}, required=True),
         ),
-        example={"op": "reply", "event_id": AN_EVENT, "cursor": "AAAD", "trigger": "greeter", "output": "Hello!"},
+        example={
+            "op": "reply",
+            "cursor": "AAAD",
+            "event_id": AN_EVENT,
+            "event_type": "ws.message",
+            "trigger": "greeter",
+            "delivery_id": f"3-{AN_EVENT}",
+            "outcome": "succeeded",
+            "output": "Hello!",
+        },
     ),
     Frame(
         op="failed",
         summary="An event that this session published became a dead letter of a trigger.",
         fields=(
-            Field("event_id", "The event.", UUID, required=True),
             CURSOR,
+            Field("event_id", "The event.", UUID, required=True),
+            Field("event_type", "Its type.", TEXT, required=True),
             Field("trigger", "Which one gave up.", TEXT, required=True),
-            Field("error", "Why.", {"type": ["string", "null"]}, required=True),
+            Field("dead_letter_id", "The dead letter; it may be retried.", TEXT, required=True),
+            Field("attempt", "The number of the last attempt.", {"type": "integer"}, required=True),
+            Field("reason", "Why, in a word.", TEXT, required=True),
+            Field("error", "Why, in a sentence.", {"type": ["string", "null"]}, required=True),
         ),
-        example={"op": "failed", "event_id": AN_EVENT, "cursor": "AAAD", "trigger": "greeter", "error": "time-out"},
+        example={
+            "op": "failed",
+            "cursor": "AAAD",
+            "event_id": AN_EVENT,
+            "event_type": "ws.message",
+            "trigger": "greeter",
+            "dead_letter_id": f"3-{AN_EVENT}",
+            "attempt": 5,
+            "reason": "failed",
+            "error": "TimeoutError",
+        },
     ),
     Frame(
         op="error",

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from reflex.core.cursors import Cursor
@@ -38,21 +38,32 @@ class Outbox:
     are read from the database) is put, and waits for room.
 
     Args:
-        max_frames, max_chars: How much may wait. One frame always has room in an empty outbox.
+        max_frames, max_chars: How much may wait. One frame always has room in an empty outbox. What can wait leaves
+            half of it to what cannot: old events of one subscription do not make the client slow for the others.
+        on_close: Called once, when it closes.
     """
 
-    def __init__(self, *, max_frames: int, max_chars: int) -> None:
+    def __init__(self, *, max_frames: int, max_chars: int, on_close: Callable[[], None] | None = None) -> None:
         self._max_frames = max_frames
         self._max_chars = max_chars
         self._waiting: deque[Waiting] = deque()
         self._chars = 0
         self._changed: set[asyncio.Future[None]] = set()
+        self._on_close = on_close
         self.closed: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._waiting
 
     def has_room(self, chars: int, *, frames: int = 1) -> bool:
         """Whether so much can be offered."""
         count = len(self._waiting) + frames
         return count <= 1 or (count <= self._max_frames and self._chars + chars <= self._max_chars)
+
+    def _has_half(self, chars: int) -> bool:
+        count = len(self._waiting) + 1
+        return count <= 1 or (count <= self._max_frames // 2 and self._chars + chars <= self._max_chars // 2)
 
     def offer(self, frame: str, reader: Reader | None = None, cursor: Cursor | None = None) -> None:
         """Send it after what waits already, or close as slow."""
@@ -72,7 +83,7 @@ class Outbox:
         Raises:
             OutboxClosed: The connection ends.
         """
-        while self.closed is None and not self.has_room(len(frame)):
+        while self.closed is None and not self._has_half(len(frame)):
             await self._change()
         if self.closed is not None:
             raise OutboxClosed(self.closed)
@@ -102,6 +113,8 @@ class Outbox:
         if reason == SLOW:
             self._waiting.clear()
         self._wake()
+        if self._on_close is not None:
+            self._on_close()
 
     async def _change(self) -> None:
         future = asyncio.get_running_loop().create_future()

@@ -22,6 +22,7 @@ __all__ = [
     "Publish",
     "Subscribe",
     "Unsubscribe",
+    "complaint",
     "frame",
     "read_frame",
 ]

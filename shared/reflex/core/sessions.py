@@ -1,0 +1,27 @@
+"""Sessions: how far a client that publishes and goes away has its replies. The client's secret is not here."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from reflex.core.cursors import Cursor
+from reflex.core.statements import statement
+
+__all__ = ["keep_sessions", "session_positions"]
+
+
+async def keep_sessions(conn: AsyncConnection[Any], positions: Mapping[str, Cursor]) -> None:
+    """Write the positions of sessions, by id; one that is behind what is written already changes nothing."""
+    parameters = {
+        "session_id": list(positions),
+        "position": [cursor.position for cursor in positions.values()],
+        "place": [cursor.place for cursor in positions.values()],
+    }
+    await conn.execute(statement("keep_sessions"), parameters)
+
+
+async def session_positions(conn: AsyncConnection[Any], session_ids: Sequence[str]) -> dict[str, Cursor]:
+    """The positions of those that are known."""
+    cursor = await conn.execute(statement("session_positions"), {"session_id": list(session_ids)})
+    return {session_id: Cursor(position, place) for session_id, position, place in await cursor.fetchall()}
