@@ -1,0 +1,82 @@
+"""A real browser for tests: Chromium, driven by Playwright, and what its pages complained about."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any, Final
+
+import pytest
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
+
+__all__ = ["Complaints", "browser", "page_of"]
+
+NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
+FLAGS: Final = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+INSTALL: Final = (
+    ("apt-get", "update"),
+    ("apt-get", "install", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=60", "chromium"),
+)
+INSTALL_TIMEOUT_S: Final = 150.0
+PATIENCE_MS: Final = 20_000
+# The browser writes these itself, whatever the page does about it.
+ABOUT_THE_NETWORK: Final = ("net::ERR_CONNECTION_REFUSED", "net::ERR_CONNECTION_RESET", "net::ERR_SOCKET_NOT_CONNECTED")
+
+
+class Complaints(list[str]):
+    """What a page wrote to the console as a warning or an error, and exceptions that nothing caught."""
+
+    def __init__(self, page: Page) -> None:
+        super().__init__()
+        page.on("pageerror", lambda error: self.append(str(error)))
+        page.on("console", self._note)
+
+    @property
+    def of_the_page(self) -> list[str]:
+        """Without what the browser says of a server that is away."""
+        return [text for text in self if not any(cause in text for cause in ABOUT_THE_NETWORK)]
+
+    def _note(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.append(message.text)
+
+
+@asynccontextmanager
+async def browser() -> AsyncGenerator[Browser]:
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(executable_path=chromium(), args=list(FLAGS))
+        try:
+            yield launched
+        finally:
+            await launched.close()
+
+
+@asynccontextmanager
+async def page_of(browser: Browser, **options: Any) -> AsyncGenerator[tuple[Page, Complaints]]:
+    """A page in a profile of its own; `options` are those of `Browser.new_context`."""
+    context = await browser.new_context(**options)
+    try:
+        context.set_default_timeout(PATIENCE_MS)
+        page = await context.new_page()
+        yield page, Complaints(page)
+    finally:
+        await context.close()
+
+
+@cache
+def chromium() -> str:
+    """The browser's path. A fresh machine gets it installed; one that is somebody's own is left as it is."""
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in INSTALL:
+            subprocess.run(command, check=True, timeout=INSTALL_TIMEOUT_S, env=env, stdout=subprocess.DEVNULL)
+        found = shutil.which("chromium")
+    if found is None:
+        pytest.fail("there is no Chromium on the PATH: install it, as in `apt-get install chromium`", pytrace=False)
+    return found
