@@ -35,7 +35,7 @@ ARTICLES = (
     Article(("return", "send", "back", "exchange"), "You can return anything within 30 days. The label is in the box."),
     Article(("deliver", "ship", "arrive", "long"), "Delivery takes two working days; orders above 50 € are free."),
     Article(("pay", "invoice", "card"), "You can pay by card or by invoice. Invoices are due after 14 days."),
-    Article(("password", "login", "account"), "Choose 'Forgot password' on the login page; the link is valid for an hour."),
+    Article(("password", "login", "account"), "Choose 'Forgot password' when you log in; the link lasts an hour."),
 )
 
 
@@ -114,11 +114,12 @@ async def answer(ctx: AgentContext) -> Decision:
 async def open_ticket(ctx: AgentContext) -> Ticket:
     """Give the question a number. A help desk of your own would be called here."""
     escalated = ctx.event
-    assert isinstance(escalated, Escalated) and escalated.meta
+    assert isinstance(escalated, Escalated)
+    assert escalated.meta
     # Made of the event's id, it is the same in every attempt.
     ticket = f"T-{escalated.meta.event_id.int % 10**6:06}"
     ctx.log.info("ticket opened", ticket=ticket, conversation=ctx.key, question=escalated.question)
-    return Ticket(ticket=ticket, reply=f"Your ticket is {ticket}. A colleague will write to you here or by e-mail.")
+    return Ticket(ticket=ticket, reply="A colleague has your question now and will write to you.")
 
 
 Trigger(name="support", filter=type_filter("ws.message"), agent=answer)

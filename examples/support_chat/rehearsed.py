@@ -1,5 +1,5 @@
-"""A support agent's model without a provider: it reads the question for order numbers and for trouble, uses the tools as
-a model would, and decides by their results. The same question gives the same answer."""
+"""A support agent's model without a provider: it reads the question for order numbers and for trouble, uses the tools
+as a model would, and decides by their results. The same question gives the same answer."""
 
 import re
 from collections.abc import AsyncIterator
@@ -51,7 +51,8 @@ def next_call(question: str, found: dict[str, str]) -> tuple[str, dict[str, Any]
 
 def decision(question: str, found: dict[str, str]) -> dict[str, Any]:
     if TROUBLE.search(question):
-        seen = f" I see it here: {lowered(found['look_up_order'])}" if "look_up_order" in found else ""
+        _, _, state = found.get("look_up_order", "").partition(": ")
+        seen = f" I see your order here: {state}" if state else ""
         return escalate(f"I am sorry to hear that.{seen} I am passing this on to a colleague.")
     if "look_up_order" in found:
         return answer(found["look_up_order"])
@@ -68,7 +69,3 @@ def answer(reply: str) -> dict[str, Any]:
 
 def escalate(reply: str) -> dict[str, Any]:
     return {"decision": "escalate", "reply": reply}
-
-
-def lowered(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]

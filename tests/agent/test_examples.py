@@ -108,6 +108,43 @@ async def test_an_order_to_nowhere_fails_three_times_and_touches_no_other_trigge
     assert set((await outputs(others, record))[0]) == {"high-value-orders"}
 
 
+def support_desk(monkeypatch: pytest.MonkeyPatch) -> App:
+    monkeypatch.setenv("DEFAULT_MODEL", "offline")
+    return load("support_chat")
+
+
+@pytest.mark.parametrize(
+    ("line", "decision", "reply"),
+    [
+        ("Hello", "answer", "Hello! Ask me about an order"),
+        ("where is order a17?", "answer", "Order A17: two blue mugs"),
+        ("Where is A99?", "answer", "There is no order A99."),
+        ("How do I return something?", "answer", "You can return anything within 30 days."),
+        ("The teapot of order A18 is broken", "escalate", "I see your order here: a teapot, delivered on Monday."),
+        ("Can I talk to a human?", "escalate", "I am passing this on to a colleague."),
+        ("Which clay do you use?", "escalate", "I have no good answer to that"),
+    ],
+)
+async def test_the_support_desk_answers_or_escalates_without_a_provider(
+    monkeypatch: pytest.MonkeyPatch, line: str, decision: str, reply: str
+) -> None:
+    """Fails with: a decision that does not wait for the tool; an escalation that publishes nothing."""
+    app = support_desk(monkeypatch)
+    found, published = await outputs(app, make_record("ws.message", {"content": line}, key="conversation"))
+    assert found["support"]["decision"] == decision
+    assert reply in found["support"]["reply"]
+    assert [event.payload for event in published] == ([{"question": line}] if decision == "escalate" else [])
+
+
+async def test_a_ticket_keeps_its_number_when_it_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails with: a random number, or one that counts."""
+    escalated = make_record("support.escalated", {"question": "Why?"})
+    app = support_desk(monkeypatch)
+    first, second = [(await outputs(app, escalated))[0]["tickets"] for _ in range(2)]
+    assert re.fullmatch(r"T-\d{6}", first["ticket"])
+    assert first == second
+
+
 async def test_the_guide_is_a_program_that_runs() -> None:
     blocks = PYTHON.findall((ROOT / "docs/guides/writing-an-app.md").read_text())
     assert blocks[0] == (ROOT / "examples/minimal/app.py").read_text()

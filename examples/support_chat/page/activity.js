@@ -49,8 +49,10 @@ export class Activity {
     if (this.#place.hidden) return;
     const since = Math.min(...this.#unanswered.values());
     const left = since + PATIENCE_MS - Date.now();
-    const doing = [...this.#doing.values()].at(-1)?.says;
-    this.#text.textContent = doing ?? (left > 0 ? TYPING : LATE);
+    const doing = [...this.#doing.values()].at(-1);
+    // Read aloud word by word it would be in the way of the answer.
+    this.#place.setAttribute("aria-live", doing?.of ? "off" : "polite");
+    this.#text.textContent = doing?.says ?? (left > 0 ? TYPING : LATE);
     if (left > 0) this.#late = setTimeout(() => this.#show(), left);
   }
 }

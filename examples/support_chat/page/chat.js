@@ -5,6 +5,7 @@ import { Connection } from "./connection.js";
 import { Transcript } from "./transcript.js";
 
 const STORED_AS = "support-chat";
+const AGAIN_MS = 3000;
 const STATES = { opening: "Connecting", open: "Online", lost: "Connecting again" };
 
 const $ = (id) => document.getElementById(id);
@@ -28,7 +29,7 @@ function hear(frame) {
       settle(frame.id, { state: "stored", eventId: frame.event_id });
       break;
     case "refused":
-      settle(frame.id, { state: "refused", problem: frame.problem.detail });
+      refused(frame.id, frame.problem);
       break;
     case "reply":
       answered(frame, textOf(frame.output), { ticket: frame.output?.ticket });
@@ -72,6 +73,17 @@ function settle(id, change) {
   underWay = null;
   showLine(line);
   sendNext();
+}
+
+function refused(id, { status, detail, errors }) {
+  if (id !== underWay) return;
+  if (status < 500 && status !== 429) {
+    settle(id, { state: "refused", problem: `Not sent: ${errors?.[0].reason ?? detail}` });
+    return;
+  }
+  // It may have been stored all the same, or will be the next time.
+  underWay = null;
+  setTimeout(sendNext, AGAIN_MS);
 }
 
 function answered({ event_id: eventId, delivery_id, dead_letter_id }, text, details) {
