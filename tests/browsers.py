@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, Final
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
 __all__ = ["Complaints", "browser", "page_of"]
 
@@ -48,6 +48,7 @@ class Complaints(list[str]):
 
 @asynccontextmanager
 async def browser() -> AsyncGenerator[Browser]:
+    expect.set_options(timeout=PATIENCE_MS)
     async with async_playwright() as playwright:
         launched = await playwright.chromium.launch(executable_path=chromium(), args=list(FLAGS))
         try:

@@ -67,6 +67,12 @@ def database_url(postgres: psycopg.Connection, postgres_url: str, template_datab
     yield from _fresh_database(postgres, postgres_url, template_database)
 
 
+@pytest.fixture(scope="module")
+def shared_database_url(postgres: psycopg.Connection, postgres_url: str, template_database: str) -> Iterator[str]:
+    """The same for all tests of a module: where starting what works on it takes longer than the tests."""
+    yield from _fresh_database(postgres, postgres_url, template_database)
+
+
 @pytest.fixture
 def empty_database_url(postgres: psycopg.Connection, postgres_url: str) -> Iterator[str]:
     """Address of a database without the schema, for tests of the migrations."""
