@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from pydantic_ai import Agent, ModelRetry, NativeOutput, RunContext
+from pydantic_ai.exceptions import ModelAPIError
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.wrapper import WrapperModel
@@ -212,8 +214,13 @@ def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
 class Stamping(WrapperModel):
     """An author's own model, whose work would be lost if it were asked streaming."""
 
-    async def request(self, *arguments: Any) -> ModelResponse:
-        response = await super().request(*arguments)
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        response = await super().request(messages, model_settings, model_request_parameters)
         return ModelResponse([TextPart("plainly")], usage=response.usage)
 
 
@@ -236,6 +243,28 @@ async def test_a_model_that_cannot_stream_is_asked_plainly(
         assert (await t.attempt(Agent(model))).output == '"plainly"'
         await someone.hears_the_end()
         assert said(someone.heard) == "plainly"
+
+
+def is_short(response: ModelResponse) -> bool:
+    return "no" in str(response.parts)
+
+
+@pytest.mark.parametrize("first", [stream("half an ", BreaksOff), text("no")], ids=["breaks off", "judged"])
+async def test_a_fallback_model_falls_back_as_if_nobody_watched(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, first: Answer
+) -> None:
+    """After a few words, and because of what it said. The reply is the text of the last request. Fails with: the
+    FallbackModel itself asked streaming (the run fails; the response is not judged)."""
+    async with watched(database_url, monkeypatch, first, text("ship it")) as (t, someone):
+        fallback_on: list[Any] = [ModelAPIError, is_short]
+        model = FallbackModel("openai-chat:stub", "openai-chat:stub", fallback_on=fallback_on)
+        assert (await t.attempt(failing_once(Agent(model)))).outcome is Outcome.RETRY
+        assert (await t.attempt(failing_once(Agent(model)))).output == '"ship it"'
+        assert [request["stream"] for request in t.provider.requests] == [True, True]
+        await someone.hears_the_end(times=2)
+        seen = [each for each in someone.of_attempt(1) if each.kind == "text"]
+        assert said([each for each in seen if each.request == seen[-1].request]) == "ship it"
+        assert seen[0].request != seen[-1].request
 
 
 async def test_a_provider_that_refuses_to_stream_is_asked_plainly(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,16 +116,18 @@ async def test_a_killed_workers_run_goes_on_in_another_which_pays_for_nothing_ag
         async def two_listen() -> bool:
             return await listeners(conn) == 2
 
-        async with worker(database_url, tmp_path, app="watched_app", env=env) as first:
-            await eventually(lambda: listeners(conn))
+        async with AsyncExitStack() as stack:
+            both = [worker(database_url, tmp_path, app="watched_app", env=env) for _ in range(2)]
+            workers = await asyncio.gather(*(stack.enter_async_context(one) for one in both))
+            await eventually(two_listen)
             await ask_for_progress(conn)
             await publish(conn)
             await someone.hears(lambda: said(someone.heard) == "ship ")
-            async with worker(database_url, tmp_path, app="watched_app", env=env):
-                await eventually(two_listen)
-                await ask_for_progress(conn)
-                await first.kill()
-                await someone.hears(lambda: "run_ended" in kinds(someone.heard), timeout_s=20)
+            cursor = await conn.execute("SELECT pid FROM reflex.worker JOIN reflex.lease USING (worker_id)")
+            ((pid,),) = await cursor.fetchall()
+            (at_work,) = [one for one in workers if one.pid == pid]
+            await at_work.kill()
+            await someone.hears(lambda: "run_ended" in kinds(someone.heard), timeout_s=20)
         never.set()
         assert len(provider.requests) == 3
         seen = someone.of_attempt(2)

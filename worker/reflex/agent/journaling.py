@@ -22,7 +22,7 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from reflex.agent.fingerprints import fingerprint_of_call, fingerprint_of_request
 from reflex.agent.journal import Journal, Lookup, StepKey, ToolCall, tool_call
 from reflex.agent.progress import RunProgress
-from reflex.agent.watching import WatchedModel, WatchedToolset, begin_request, show_response
+from reflex.agent.watching import WatchedToolset, begin_request, show_response, watched_model
 from reflex.core.events import NewEvent
 from reflex.core.journal import StepKind
 
@@ -71,7 +71,7 @@ class Journaling(AbstractCapability[Any]):
 
     def get_wrapper_model(self, model: Model[Any]) -> Model[Any]:
         progress = self.ctx.progress
-        return JournaledModel(model if progress is None else WatchedModel(model, progress), self.journal, progress)
+        return JournaledModel(model if progress is None else watched_model(model, progress), self.journal, progress)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
         journaled = JournaledToolset(toolset, self.ctx, self.journal)

@@ -3,6 +3,7 @@
 Imported by the first run of an agent: it needs pydantic-ai.
 """
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,12 +31,17 @@ from pydantic_ai.toolsets import ToolsetTool, WrapperToolset
 
 from reflex.agent.progress import RequestProgress, RunProgress
 
-__all__ = ["WatchedModel", "WatchedToolset", "begin_request", "show_response"]
+__all__ = ["WatchedToolset", "begin_request", "show_response", "watched_model"]
 
 # With these the text may be the JSON of the output. "auto" becomes one of them, or "tool", inside the model.
 JSON_AS_TEXT: Final = frozenset({"auto", "native", "prompted"})
 # What a provider answers who knows the model but not how to stream it, if the words say so, too.
 REFUSED: Final = frozenset({400, 403, 405, 415, 422, 501})
+
+
+def watched_model(model: Model[Any], progress: RunProgress) -> Model[Any]:
+    """The model, shown while it answers."""
+    return WatchedFallback(model, progress) if type(model) is FallbackModel else WatchedModel(model, progress)
 
 
 class WatchedModel(WrapperModel):
@@ -87,6 +93,25 @@ class WatchedModel(WrapperModel):
         if response.state == "incomplete":
             raise ModelAPIError(self.model_name, "the stream ended before the response was complete")
         return response
+
+
+class WatchedFallback(WrapperModel):
+    """Watches the models of a FallbackModel, each for itself. Asked streaming, the whole would judge no response, and
+    fall back no more once a word has come. Each attempt counts as a request: the last one's text is the answer."""
+
+    def __init__(self, wrapped: FallbackModel, progress: RunProgress) -> None:
+        super().__init__(wrapped)
+        # It is asked and never entered: the connections of its models belong to the one that was copied.
+        self.chain = copy(wrapped)
+        self.chain.models = [watched_model(model, progress) for model in wrapped.models]
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        return await self.chain.request(messages, model_settings, model_request_parameters)
 
 
 @dataclass
@@ -144,7 +169,7 @@ def can_stream(model: Model[Any]) -> bool:
     one alone: streaming would go around it."""
     match model:
         case FallbackModel():
-            return all(can_stream(each) for each in model.models)
+            return False
         case FunctionModel() if model.stream_function is None:
             return False
         case WrapperModel() if not can_stream(model.wrapped):
