@@ -8,7 +8,7 @@ import pytest
 from pydantic_ai import Agent
 
 from reflex.agent.app import App, load_app
-from reflex.agent.triggers import constructed
+from reflex.agent.declarations import constructed
 from reflex.core.errors import AppError
 from reflex.core.events import EventRegistry
 

@@ -13,7 +13,8 @@ from reflex.agent.execution import run_agent
 from reflex.agent.failures import classify
 from reflex.agent.models import Models, resolve_models
 from reflex.agent.signals import Retry
-from reflex.agent.triggers import constructed
+from reflex.agent.triggers import Trigger
+from reflex.agent.declarations import constructed
 from reflex.core.events import Event, EventRegistry
 from tests.agent.records import make_context, make_record
 
@@ -115,7 +116,8 @@ async def test_the_guide_is_a_program_that_runs() -> None:
     exec(compile("\n".join(blocks), "writing-an-app.md", "exec"), {"__name__": "guide"})
     order = make_record(payload={"order_id": "A1", "amount": 250.0}, key="A1")
     booked = make_record("order.booked", {"order_id": "A1"})
-    app = App("guide", tuple(trigger for trigger in constructed[before:] if trigger.name != "carrier"))
+    triggers = [declaration for declaration in constructed[before:] if isinstance(declaration, Trigger)]
+    app = App("guide", tuple(trigger for trigger in triggers if trigger.name != "carrier"))
     found, published = await outputs(app, order)
     assert found == {
         "high-value-orders": "offline model: order.created received",
@@ -124,7 +126,7 @@ async def test_the_guide_is_a_program_that_runs() -> None:
         "reminders": None,
     }
     assert [event.type for event in published] == ["order.booked", "fraud.alarm", "order.booked"]
-    (carrier,) = [trigger for trigger in constructed[before:] if trigger.matches(booked)]
+    (carrier,) = [trigger for trigger in triggers if trigger.matches(booked)]
     with pytest.raises(Retry):
         await run_agent(carrier, make_context(booked), OFFLINE)
     await run_agent(carrier, make_context(booked, attempt=2), OFFLINE)

@@ -32,6 +32,7 @@ from reflex.worker.claim_loop import ClaimLoop
 from reflex.worker.heartbeat import Heartbeat
 from reflex.worker.maintenance import Maintenance
 from reflex.worker.stopping import Stopping
+from reflex.worker.timers import Timers
 from reflex.worker.wakeup import listen
 
 __all__ = ["work"]
@@ -65,6 +66,7 @@ async def work(settings: Settings, app: App | None = None) -> None:
             return
         log.info(
             "worker is ready", app=app.name, triggers=sorted(registered.trigger_ids),
+            schedules=sorted(registered.schedule_ids),
             concurrency=settings.concurrency, database=describe(url), pid=os.getpid(),
         )  # fmt: skip
         steps = StepStore(url)
@@ -115,8 +117,9 @@ async def live(
     worker_id = new_id()
     triggers = {registered.trigger_ids[trigger.name]: trigger for trigger in app.triggers}
     incarnation = Incarnation(
-        worker_id, registered.app_id, tuple(triggers), socket.gethostname(), os.getpid(), settings.concurrency
-    )
+        worker_id, registered.app_id, tuple(triggers), socket.gethostname(), os.getpid(), settings.concurrency,
+        tuple(registered.schedule_ids.values()),
+    )  # fmt: skip
     loop = ClaimLoop(
         url,
         worker_id=worker_id,
@@ -140,6 +143,7 @@ async def live(
         ),
     )
     maintenance = Maintenance(url, lease_timeout_s=settings.lease_timeout_s)
+    timers = Timers(url, schedule_ids=incarnation.schedule_ids, poll_interval_s=settings.poll_interval_s)
     await patiently(url, stopping, lambda conn: enlist(conn, incarnation))
     if stopping.asked.is_set():
         await dismissed(url, incarnation)
@@ -153,8 +157,15 @@ async def live(
         on_declared_dead=lambda: event_loop.call_soon_threadsafe(declared_dead.set),
     )
     heartbeat.start()
-    channels = {WAKE_CHANNEL: loop.wake, REGISTRY_CHANNEL: maintenance.wake}
+
+    def registry_changed() -> None:
+        maintenance.wake()
+        timers.wake()
+
+    channels = {WAKE_CHANNEL: loop.wake, REGISTRY_CHANNEL: registry_changed}
     background = [asyncio.create_task(listen(url, channels)), asyncio.create_task(maintenance.run())]
+    if incarnation.schedule_ids:
+        background.append(asyncio.create_task(timers.run()))
     claiming = asyncio.create_task(loop.run())
     signals = [asyncio.create_task(event.wait()) for event in (stopping.asked, declared_dead)]
     try:
