@@ -9,12 +9,12 @@ import orjson
 import pytest
 
 from reflex.agent.app import App, load_app
+from reflex.agent.declarations import constructed
 from reflex.agent.execution import run_agent
 from reflex.agent.failures import classify
 from reflex.agent.models import Models, resolve_models
 from reflex.agent.signals import Retry
 from reflex.agent.triggers import Trigger
-from reflex.agent.declarations import constructed
 from reflex.core.events import Event, EventRegistry
 from tests.agent.records import make_context, make_record
 

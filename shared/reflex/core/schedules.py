@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import orjson
 from psycopg import AsyncConnection
 
+from reflex.core.reads import fetch
 from reflex.core.statements import statement
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "Missed",
     "Overlap",
     "ScheduleDefinition",
+    "ScheduleRow",
     "advance_schedules",
+    "list_schedules",
     "register_schedules",
     "retire_schedules",
     "take_due_schedules",
@@ -94,6 +97,36 @@ class Advance(NamedTuple):
     skipped: int
 
 
+@dataclass(frozen=True, slots=True)
+class ScheduleRow:
+    """A schedule: by `cron` in the time zone `tz`, or every `every_s` seconds; `description` says it in words.
+
+    `next_at` is null until a worker has planned the first fire. `last_at` is the planned time of the last event.
+    `fired` counts events, `skipped` the planned times without one: missed, or with the last event not finished. A
+    retired schedule does not fire: no running code has it.
+    """
+
+    id: int
+    name: str
+    app: str
+    description: str
+    cron: str | None
+    tz: str | None
+    every_s: float | None
+    missed: Literal["once", "skip", "all"]
+    overlap: Literal["allow", "skip"]
+    type: str
+    key: str | None
+    registered_at: datetime
+    retired_at: datetime | None
+    next_at: datetime | None
+    last_at: datetime | None
+    last_event_id: UUID | None
+    fired: int
+    skipped: int
+    live_workers: int
+
+
 async def register_schedules(
     conn: AsyncConnection[Any],
     app_id: int,
@@ -152,3 +185,15 @@ async def retire_schedules(
     """Retire schedules that no living worker knows. Returns their names."""
     cursor = await conn.execute(statement("retire_schedules"), {"after": after, "now": now})
     return [row[0] for row in await cursor.fetchall()]
+
+
+async def list_schedules(
+    conn: AsyncConnection[Any], *, lease_timeout: timedelta, now: datetime | None = None
+) -> list[ScheduleRow]:
+    """Every schedule, retired ones too, by app and name.
+
+    Args:
+        lease_timeout: A worker whose heartbeat is older than this does not count as live.
+    """
+    parameters = {"lease_timeout": lease_timeout, "now": now}
+    return [ScheduleRow(**row) for row in await fetch(conn, "list_schedules", parameters)]

@@ -4,7 +4,6 @@ schedule("daily-report", cron="0 9 * * 1-5", tz="Europe/Stockholm", event=DailyR
 every(timedelta(minutes=5), event=StockCheck(), name="stock-check")
 """
 
-import inspect
 from datetime import timedelta
 from typing import Any, ClassVar, Final, Literal, TypeVar
 
@@ -125,9 +124,8 @@ def every(
         interval: At least one second.
         name: By default the event's type. The other arguments are those of `schedule`.
     """
-    if name is None:
-        name = event.type if isinstance(event, BaseEvent) else event
-    checked_name(Schedule.kind, name)
+    given = name if name is not None else event.type if isinstance(event, BaseEvent) else event
+    name = checked_name(Schedule.kind, given)
     try:
         timing = Interval.parse(interval)
     except (TypeError, ValueError) as error:
@@ -139,10 +137,9 @@ def checked_event(
     name: str, event: BaseEvent | str, payload: dict[str, Any] | None, key: str | None
 ) -> tuple[str, str]:
     """Type and payload, by the gateway's own rules: what is wrong shows here and not each time it fires."""
-    if inspect.isclass(event):
-        raise TypeError(f"schedule {name!r}: event is the class {event.__name__}; write event={event.__name__}(…)")
     if not isinstance(event, BaseEvent | str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"schedule {name!r}: event is {event!r}; pass an event object, or a type and its payload=")
+        hint = "write it with its fields, as in DailyReport(), or pass a type and its payload="
+        raise TypeError(f"schedule {name!r}: event is {event!r}, which is no event object; {hint}")
     if isinstance(event, BaseEvent) and payload is not None:
         raise TypeError(
             f"schedule {name!r}: an event object brings its own payload; leave payload= out, or pass a type"

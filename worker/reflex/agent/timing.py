@@ -39,10 +39,10 @@ UNITS: Final = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 
 
 class Passed(NamedTuple):
-    """Planned times that have come: the latest hundred of them, oldest first, how many there are, and the next one."""
+    """Planned times that have come: the latest hundred of them, oldest first, how many they are, and the next one."""
 
     latest: list[datetime]
-    count: int
+    number: int
     next_at: datetime
 
 
@@ -127,16 +127,16 @@ class Cron:
         return (planned for local in walk if (planned := local.astimezone(UTC)) > last)
 
     def passed(self, first: datetime, now: datetime) -> Passed:
-        """After a long outage the count is that of the last 30 days, or of as many as it takes to find one."""
+        """After a long outage the number is that of the last 30 days, or of as many as it takes to find one."""
         look_back = LOOK_BACK
         while True:
             start = now - look_back
             planned = chain([first], self.after(first)) if start <= first else self.after(start)
             latest: deque[datetime] = deque(maxlen=MOST_AT_ONCE)
-            for count, at in enumerate(planned):
+            for number, at in enumerate(planned):
                 if at > now:
-                    if count:
-                        return Passed(list(latest), count, at)
+                    if latest:
+                        return Passed(list(latest), number, at)
                     break
                 latest.append(at)
             look_back *= 4
@@ -175,9 +175,9 @@ class Interval:
         return start + self.every
 
     def passed(self, first: datetime, now: datetime) -> Passed:
-        count = (now - first) // self.every + 1
-        latest = [first + at * self.every for at in range(max(0, count - MOST_AT_ONCE), count)]
-        return Passed(latest, count, first + count * self.every)
+        number = (now - first) // self.every + 1
+        latest = [first + at * self.every for at in range(max(0, number - MOST_AT_ONCE), number)]
+        return Passed(latest, number, first + number * self.every)
 
 
 class Due(NamedTuple):
@@ -210,7 +210,7 @@ def due(timing: Timing, missed: Missed, next_at: datetime, now: datetime) -> Due
             times = []
         case Missed.ONCE | Missed.SKIP:
             times = passed.latest[-1:]
-    return Due(times, passed.count - len(times), passed.next_at)
+    return Due(times, passed.number - len(times), passed.next_at)
 
 
 def read_timing(spec: Mapping[str, Any]) -> Timing:

@@ -1,9 +1,9 @@
-"""Timers: the loop that fires schedules. Every worker of an app runs it; each planned time is decided by one of them."""
+"""Timers: the loop that fires schedules. Every worker of an app runs it; each planned time is decided by one."""
 
 import asyncio
 import random
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -46,6 +46,14 @@ class Fired(NamedTuple):
     problem: str | None = None
 
 
+class Decision(NamedTuple):
+    """What to do about a schedule that is due. `advance` None: leave it as it is."""
+
+    fired: Fired
+    advance: Advance | None = None
+    events: Sequence[NewEvent] = ()
+
+
 class Timers:
     """Fires an app's schedules. The database's clock says what is due; this machine's only how long to sleep."""
 
@@ -68,32 +76,36 @@ class Timers:
     async def rounds(self, conn: AsyncConnection[Any]) -> None:
         while True:
             self.signal.clear()
-            sleep_s = self.poll_interval_s * random.uniform(0.75, 1)  # noqa: S311 (jitter)
             with answered_within(ANSWER_S, conn):
-                is_due, _ = await upcoming_schedules(conn, self.schedule_ids)
-                while is_due and self.report(await fire(conn, self.schedule_ids)) == BATCH:
-                    pass
-                _, next_in = await upcoming_schedules(conn, self.schedule_ids) if is_due else (False, _)
-            if next_in is not None:
-                sleep_s = min(sleep_s, next_in.total_seconds())
+                next_in = await self.fire_due(conn)
+            sleep_s = self.poll_interval_s * random.uniform(0.75, 1)  # noqa: S311 (jitter)
             try:
-                async with asyncio.timeout(sleep_s):
+                async with asyncio.timeout(sleep_s if next_in is None else min(sleep_s, next_in.total_seconds())):
                     await self.signal.wait()
             except TimeoutError:
                 pass
 
+    async def fire_due(self, conn: AsyncConnection[Any]) -> timedelta | None:
+        """Fire what is due. How long until the next is; None: nothing is planned, or others are about to plan it."""
+        is_due, next_in = await upcoming_schedules(conn, self.schedule_ids)
+        if is_due:
+            while self.report(await fire(conn, self.schedule_ids)) == BATCH:
+                pass
+            _, next_in = await upcoming_schedules(conn, self.schedule_ids)
+        return next_in
+
     def report(self, fired: Sequence[Fired]) -> int:
-        """Log what was fired, and leave what this worker cannot fire to others from now on. How many there were."""
+        """Log what became of them, and leave what this worker cannot fire to others from now on. How many they were."""
         for schedule in fired:
+            log = self.log.bind(schedule=schedule.name)
             if schedule.problem:
                 self.schedule_ids.remove(schedule.schedule_id)
-                self.log.error("cannot fire a schedule", schedule=schedule.name, error=schedule.problem)
-            elif schedule.event_ids or schedule.skipped:
-                self.log.info(
-                    "schedule fired" if schedule.event_ids else "schedule skipped: its last event is not finished"
-                    if schedule.busy else "schedule skipped: it was missed",
-                    schedule=schedule.name, event_ids=[str(id) for id in schedule.event_ids], skipped=schedule.skipped,
-                )  # fmt: skip
+                log.error("cannot fire a schedule, leaving it to other workers", error=schedule.problem)
+            elif schedule.event_ids:
+                log.info("schedule fired", event_ids=[str(id) for id in schedule.event_ids], skipped=schedule.skipped)
+            elif schedule.skipped:
+                why = "its last event is not finished" if schedule.busy else "it was missed"
+                log.info("schedule skipped", why=why, skipped=schedule.skipped)
         return len(fired)
 
 
@@ -110,21 +122,26 @@ async def fire(
         At most `limit`; if so many, there may be more.
     """
     async with conn.transaction():
-        decided = [decide(schedule) for schedule in await take_due_schedules(conn, schedule_ids, limit=limit, now=now)]
-        if events := [event for _, advance, events in decided for event in events]:
-            await append(conn, events)
-        if advances := [advance for _, advance, _ in decided if advance]:
-            await advance_schedules(conn, advances)
-    return [fired for fired, _, _ in decided]
+        decisions = [
+            decide(schedule) for schedule in await take_due_schedules(conn, schedule_ids, limit=limit, now=now)
+        ]
+        events = [event for decision in decisions for event in decision.events]
+        ids = await append(conn, events) if events else {}
+        advances = [decision.advance for decision in decisions if decision.advance]
+        if advances:
+            # Under another id if somebody had set next_at back by hand: the event of that time is in the log already.
+            logged = [a._replace(last_event_id=a.last_event_id and ids[a.last_event_id]) for a in advances]
+            await advance_schedules(conn, logged)
+    return [decision.fired for decision in decisions]
 
 
-def decide(schedule: DueSchedule) -> tuple[Fired, Advance | None, list[NewEvent]]:
+def decide(schedule: DueSchedule) -> Decision:
     """What a schedule that is due does. Pure, but for the ids."""
     try:
         timing = read_timing(schedule.spec)
     except ValueError as error:
         # Registered by newer code, or by a machine that knows more time zones.
-        return Fired(schedule.schedule_id, schedule.name, problem=str(error)), None, []
+        return Decision(Fired(schedule.schedule_id, schedule.name, problem=str(error)))
     found = due(timing, Missed(schedule.missed), schedule.next_at or timing.first(schedule.started_at), schedule.now)
     times = [] if schedule.busy else found.times
     skipped = found.skipped + len(found.times) - len(times)
@@ -132,7 +149,7 @@ def decide(schedule: DueSchedule) -> tuple[Fired, Advance | None, list[NewEvent]
     ids = [event.event_id for event in events]
     last_at, last_id = (times[-1], ids[-1]) if times else (None, None)
     advance = Advance(schedule.schedule_id, found.next_at, last_at, last_id, len(ids), skipped)
-    return Fired(schedule.schedule_id, schedule.name, ids, skipped, schedule.busy), advance, events
+    return Decision(Fired(schedule.schedule_id, schedule.name, ids, skipped, schedule.busy), advance, events)
 
 
 def planned_event(schedule: DueSchedule, at: datetime) -> NewEvent:
