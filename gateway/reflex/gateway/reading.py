@@ -1,4 +1,4 @@
-"""The log and the registry over HTTP: events with what became of them, types, triggers, schedules. Nothing is changed."""
+"""The log and the registry over HTTP: events and what became of them, types, triggers, schedules. Changes nothing."""
 
 from dataclasses import dataclass
 from datetime import timedelta
