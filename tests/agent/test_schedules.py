@@ -103,7 +103,8 @@ FORM = "write five fields (minute, hour, day of month, month, day of week) such 
 )
 def test_a_wrong_argument_is_told_with_what_to_write(arguments: dict[str, Any], said: str) -> None:
     """Fails for each check that is left out."""
-    sentence = wrong(lambda: schedule(**{"name": "daily", "cron": "0 9 * * *", "event": Report(), **arguments}))
+    given: dict[str, Any] = {"name": "daily", "cron": "0 9 * * *", "event": Report(), **arguments}
+    sentence = wrong(lambda: schedule(**given))
     assert sentence.startswith("schedule 'daily': ")
     assert said in sentence
 
@@ -118,7 +119,7 @@ def test_a_wrong_argument_is_told_with_what_to_write(arguments: dict[str, Any], 
     ],
 )
 def test_a_wrong_interval_is_told_with_what_to_write(arguments: dict[str, Any], said: str) -> None:
-    sentence = wrong(lambda: every(**{"event": Report(), **arguments}))
+    sentence = wrong(lambda: every(event=Report(), **arguments))
     assert sentence.startswith("schedule 'report.due': ")
     assert said in sentence
 

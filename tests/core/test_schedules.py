@@ -95,17 +95,18 @@ async def test_a_schedule_is_retired_when_only_workers_without_it_live(db: Async
     (schedule_id,) = app.schedule_ids.values()
     at_once, minute = timedelta(seconds=-1), timedelta(minutes=1)
     await enlisted(db, replace(app, app_id=app.app_id - 1), schedule_ids=[])
-    assert await retire_schedules(db, after=at_once) == []
+    assert await retire_schedules(db, after=at_once) == [], "the app is down"
     await enlisted(db, app, schedule_ids=[])
-    assert await retire_schedules(db, after=minute) == []
     await db.execute("UPDATE reflex.worker SET started_at = now() - interval '1 hour'")
     assert await retire_schedules(db, after=minute) == [], "it was registered just now: its worker is about to enlist"
-    await enlisted(db, app, schedule_ids=[schedule_id])
-    assert await retire_schedules(db, after=at_once) == []
-    await db.execute("DELETE FROM reflex.worker WHERE schedule_ids <> '{}'")
     await db.execute("UPDATE reflex.schedule SET registered_at = now() - interval '1 hour'")
-    assert await retire_schedules(db, after=minute) == ["daily"]
-    assert await retire_schedules(db, after=minute) == []
+    await db.execute("UPDATE reflex.worker SET started_at = now() WHERE app_id = %s", [app.app_id])
+    assert await retire_schedules(db, after=minute) == [], "the deployment has only begun"
+    await enlisted(db, app, schedule_ids=[schedule_id])
+    assert await retire_schedules(db, after=at_once) == [], "a worker knows it"
+    await db.execute("DELETE FROM reflex.worker WHERE schedule_ids <> '{}'")
+    assert await retire_schedules(db, after=at_once) == ["daily"]
+    assert await retire_schedules(db, after=at_once) == []
 
 
 async def test_schedules_are_listed_with_how_many_live_workers_know_them(db: AsyncConnection[Any]) -> None:
