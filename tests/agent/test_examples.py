@@ -130,3 +130,16 @@ async def test_the_guide_is_a_program_that_runs() -> None:
     with pytest.raises(Retry):
         await run_agent(carrier, make_context(booked), OFFLINE)
     await run_agent(carrier, make_context(booked, attempt=2), OFFLINE)
+
+
+async def test_the_guide_to_timers_is_an_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = PYTHON.findall((ROOT / "docs/guides/timers.md").read_text())
+    (tmp_path / "examples_of_timers.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    app = load_app("examples_of_timers")
+    daily, stock = app.manifest().schedules
+    assert (daily.name, daily.description, daily.key) == ("daily-report", "At 09:00 on Monday through Friday", "north")
+    assert (stock.name, stock.description, stock.overlap) == ("stock.check", "every 5 minutes", "skip")
+    record = make_record(daily.type, orjson.loads(daily.payload))
+    found, _ = await outputs(app, record)
+    assert found == {"reports": f"north: report of {record.time:%d %B}"}
