@@ -142,7 +142,8 @@ def test_an_app_of_functions_never_imports_pydantic_ai() -> None:
         from reflex.agent.execution import classify, run_agent
         from reflex.agent.filters import type_filter
         from reflex.agent.models import resolve_models
-        from reflex.agent.triggers import Trigger, constructed
+        from reflex.agent.declarations import constructed
+        from reflex.agent.triggers import Trigger
         async def act(ctx: AgentContext) -> None: ...
         trigger = Trigger("t", type_filter("a"), act)
         resolve_models(App("x", (trigger,)), "anthropic:claude-sonnet-4-5")

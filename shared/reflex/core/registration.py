@@ -1,4 +1,5 @@
-"""What an app says about itself to the database: its event types with schemas, its triggers with their patterns.
+"""What an app says about itself to the database: its event types with schemas, its triggers with their patterns,
+its schedules.
 
 Gateways validate and route by these rows; they never import the app.
 """
@@ -11,6 +12,7 @@ import orjson
 from psycopg import AsyncConnection
 
 from reflex.core.events import pattern_bounds
+from reflex.core.schedules import ScheduleDefinition, register_schedules
 from reflex.core.statements import statement
 
 __all__ = [
@@ -46,11 +48,12 @@ class TriggerDefinition:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """An app: its name (the module's path), event types and triggers."""
+    """An app: its name (the module's path), event types, triggers and schedules."""
 
     app: str
     event_types: tuple[EventType, ...]
     triggers: tuple[TriggerDefinition, ...]
+    schedules: tuple[ScheduleDefinition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,12 @@ class Registered:
 
     app_id: int
     trigger_ids: Mapping[str, int]
+    schedule_ids: Mapping[str, int]
 
 
 async def register(conn: AsyncConnection[Any], manifest: Manifest) -> Registered:
-    """Add or update an app. Never removes a trigger: while old and new code run side by side, both sets are wanted.
-    A trigger that no living worker knows any more is retired by maintenance.
+    """Add or update an app. Never removes a trigger or a schedule: while old and new code run side by side, both
+    sets are wanted. One that no living worker knows any more is retired by maintenance.
 
     Registering again what is already there writes almost nothing and waits for nobody.
     """
@@ -90,6 +94,7 @@ async def register(conn: AsyncConnection[Any], manifest: Manifest) -> Registered
             },
         )
         trigger_ids: dict[str, int] = dict(await cursor.fetchall())
+        schedule_ids = await register_schedules(conn, app_id, manifest.schedules)
         routes = [
             (trigger_ids[trigger.name], pattern, *pattern_bounds(pattern))
             for trigger in manifest.triggers
@@ -105,7 +110,7 @@ async def register(conn: AsyncConnection[Any], manifest: Manifest) -> Registered
                 "high": [route[3] for route in routes],
             },
         )
-    return Registered(app_id, trigger_ids)
+    return Registered(app_id, trigger_ids, schedule_ids)
 
 
 async def payload_schemas(conn: AsyncConnection[Any]) -> dict[str, list[dict[str, Any]]]:

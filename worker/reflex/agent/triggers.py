@@ -4,15 +4,13 @@ pydantic-ai takes two seconds to import, so nothing here imports it: whoever mad
 """
 
 import inspect
-import re
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeGuard
 
-from reflex.agent.failures import shown
+from reflex.agent.declarations import Declaration, checked_name
 from reflex.agent.filters import Filter, FilterError
 from reflex.core.events import Event
 from reflex.core.retry import RetryPolicy
@@ -22,19 +20,13 @@ if TYPE_CHECKING:
 
     from reflex.agent.context import AgentContext
 
-__all__ = ["AgentFunction", "Prompt", "Trigger", "constructed", "is_model_agent"]
-
-NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+__all__ = ["AgentFunction", "Prompt", "Trigger", "is_model_agent"]
 
 AgentFunction: TypeAlias = "Callable[[AgentContext], Awaitable[Any]]"
 Prompt: TypeAlias = "str | Callable[[AgentContext], str | Awaitable[str]]"
 
-# Every trigger of the process that a module's body made, in order. `app.load_app` picks from it those of its module,
-# which may have been imported long before.
-constructed: Final[list["Trigger"]] = []
 
-
-class Trigger:
+class Trigger(Declaration):
     """Runs `agent` for every event that `filter` matches; each match is a delivery of its own.
 
     Args:
@@ -53,7 +45,8 @@ class Trigger:
         ValueError: The name cannot be one, the filter matches nothing, or the timeout is not positive.
     """
 
-    __slots__ = ("agent", "deps", "filter", "module", "name", "namespace", "prompt", "retry", "timeout", "where")
+    __slots__ = ("agent", "deps", "filter", "prompt", "retry", "timeout")
+    kind: ClassVar = "trigger"
 
     def __init__(
         self,
@@ -66,20 +59,14 @@ class Trigger:
         timeout: timedelta | None = None,
         deps: Any = None,
     ) -> None:
-        self.name = checked_name(name)
+        checked_name(self.kind, name)
         self.filter = checked_filter(name, filter)
         self.agent = checked_agent(name, agent)
         self.prompt = checked_prompt(name, prompt, agent)
         self.retry = checked_retry(name, retry)
         self.timeout = checked_timeout(name, timeout)
         self.deps = deps
-        caller = inspect.currentframe()
-        body = module_body(caller.f_back if caller else None)
-        self.module: str = body.f_globals["__name__"] if body else "?"
-        self.namespace: dict[str, Any] = body.f_globals if body else {}
-        self.where = f"{shown(body.f_code.co_filename)}:{body.f_lineno}" if body else "?"
-        if body:
-            constructed.append(self)
+        super().__init__(name)
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -129,17 +116,6 @@ def agent_name(agent: object) -> str | None:
         return agent.name
     function = agent.func if isinstance(agent, partial) else inspect.unwrap(agent) if callable(agent) else agent
     return getattr(function, "__qualname__", type(function).__qualname__)
-
-
-def checked_name(name: object) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"a trigger's name is a string, not {name!r}")
-    if not NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} cannot be the name of a trigger: 1 to 100 letters, digits, '.', '_' or '-', "
-            "the first of them a letter or a digit"
-        )
-    return name
 
 
 def checked_filter(name: str, filter: object) -> Filter:
@@ -193,11 +169,3 @@ def checked_retry(name: str, retry: object) -> RetryPolicy:
     if not isinstance(retry, RetryPolicy):
         raise TypeError(f"trigger {name!r}: retry is {retry!r}; pass a RetryPolicy, as in RetryPolicy(max_attempts=3)")
     return retry
-
-
-def module_body(frame: FrameType | None) -> FrameType | None:
-    """The frame of the module whose import makes this call. None outside of an import: the body at the bottom of the
-    stack is the program's own."""
-    while frame is not None and frame.f_code.co_name != "<module>":
-        frame = frame.f_back
-    return frame if frame is not None and frame.f_back is not None else None

@@ -34,6 +34,7 @@ from reflex.worker.heartbeat import Heartbeat
 from reflex.worker.maintenance import Maintenance
 from reflex.worker.progress import ProgressPublisher
 from reflex.worker.stopping import Stopping
+from reflex.worker.timers import Timers
 from reflex.worker.wakeup import listen
 
 __all__ = ["work"]
@@ -67,6 +68,7 @@ async def work(settings: Settings, app: App | None = None) -> None:
             return
         log.info(
             "worker is ready", app=app.name, triggers=sorted(registered.trigger_ids),
+            schedules=sorted(registered.schedule_ids),
             concurrency=settings.concurrency, database=describe(url), pid=os.getpid(),
         )  # fmt: skip
         steps = StepStore(url)
@@ -117,8 +119,9 @@ async def live(
     worker_id = new_id()
     triggers = {registered.trigger_ids[trigger.name]: trigger for trigger in app.triggers}
     incarnation = Incarnation(
-        worker_id, registered.app_id, tuple(triggers), socket.gethostname(), os.getpid(), settings.concurrency
-    )
+        worker_id, registered.app_id, tuple(triggers), socket.gethostname(), os.getpid(), settings.concurrency,
+        tuple(registered.schedule_ids.values()),
+    )  # fmt: skip
     progress = ProgressPublisher(url)
     loop = ClaimLoop(
         url,
@@ -144,6 +147,7 @@ async def live(
         ),
     )
     maintenance = Maintenance(url, lease_timeout_s=settings.lease_timeout_s)
+    timers = Timers(url, schedule_ids=incarnation.schedule_ids, poll_interval_s=settings.poll_interval_s)
     await patiently(url, stopping, lambda conn: enlist(conn, incarnation))
     if stopping.asked.is_set():
         await dismissed(url, incarnation)
@@ -157,9 +161,16 @@ async def live(
         on_declared_dead=lambda: event_loop.call_soon_threadsafe(declared_dead.set),
     )
     heartbeat.start()
-    channels = {WAKE_CHANNEL: loop.wake, REGISTRY_CHANNEL: maintenance.wake}
+
+    def registry_changed() -> None:
+        maintenance.wake()
+        timers.wake()
+
+    channels = {WAKE_CHANNEL: loop.wake, REGISTRY_CHANNEL: registry_changed}
     listening = listen(url, channels, repeated={WATCH_CHANNEL: progress.watch})
     background = [asyncio.create_task(listening), asyncio.create_task(maintenance.run())]
+    if incarnation.schedule_ids:
+        background.append(asyncio.create_task(timers.run()))
     claiming = asyncio.create_task(loop.run())
     signals = [asyncio.create_task(event.wait()) for event in (stopping.asked, declared_dead)]
     try:
