@@ -112,8 +112,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         description=(
             "For a browser's `EventSource`, and for anything that reads lines. Each event's `id` is its cursor: who "
             "connects again with `Last-Event-ID`, as a browser does by itself, or with `after`, misses nothing and "
-            "gets nothing twice. Without either it begins now. Filters combine; without any, Reflex's own events are in it, "
-            "too. A stream that the gateway ends says why in an event named `closing`."
+            "gets nothing twice. Without either it begins now. Filters combine; without any, Reflex's own events are "
+            "in it, too. A stream that the gateway ends says why in an event named `closing`."
         ),
         parameters=event_source.PARAMETERS,
         headers=(Parameter("Last-Event-ID", "text", "As `after`.", "AQAAAAAAAAAqAAE"),),

@@ -33,6 +33,7 @@ DISTRIBUTIONS = {
 }
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
+GatewayUrl = Annotated[str | None, typer.Option("--url", help="The gateway (http://127.0.0.1:REFLEX_PORT).")]
 AppPath = Annotated[str | None, typer.Option("--app", help="The app's module, as REFLEX_APP.", metavar="MODULE")]
 
 
@@ -130,7 +131,8 @@ def send(
     key: Annotated[str | None, typer.Option(help="What it is about: an order, a user.")] = None,
     id: Annotated[str | None, typer.Option(help="Idempotency key: sent again, nothing is stored twice.")] = None,
     delay: Annotated[float | None, typer.Option(help="Seconds until it is delivered.")] = None,
-    url: Annotated[str | None, typer.Option(help="The gateway (http://127.0.0.1:REFLEX_PORT).")] = None,
+    wait: Annotated[float | None, typer.Option(help="Seconds to wait for what its deliveries come to.")] = None,
+    url: GatewayUrl = None,
     json: Json = False,
 ) -> None:
     """Send one event to a gateway."""
@@ -138,7 +140,30 @@ def send(
     from reflex.core.settings import load_settings
 
     fields = {"type": type, "source": source, "key": key, "id": id, "delay": delay}
-    send_event(url or f"http://127.0.0.1:{load_settings().port}", fields, payload, as_json=json)
+    send_event(url or f"http://127.0.0.1:{load_settings().port}", fields, payload, wait_s=wait, as_json=json)
+
+
+@app.command()
+def tail(
+    types: Annotated[
+        list[str] | None, typer.Argument(help="Types, or prefixes such as 'order.*'; without any, all.", metavar="TYPE")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Only what came from there.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only what is about this.")] = None,
+    correlation_id: Annotated[str | None, typer.Option(help="Only this chain of events.")] = None,
+    after: Annotated[str | None, typer.Option(help="Begin after this cursor, not now.", metavar="CURSOR")] = None,
+    count: Annotated[int | None, typer.Option(help="Stop after so many events.", min=1)] = None,
+    url: GatewayUrl = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with the cursor.")] = False,
+) -> None:
+    """Watch events as they are stored. Ctrl-C stops, and says how to go on from there."""
+    from reflex.cli.tailing import Tail
+    from reflex.core.settings import load_settings
+
+    given = {"type": ",".join(types or ()), "source": source, "key": key, "correlation_id": correlation_id}
+    filters = {name: value for name, value in given.items() if value}
+    gateway = url or f"http://127.0.0.1:{load_settings().port}"
+    Tail(gateway, filters, after=after, as_json=json).follow(count=count)
 
 
 @app.command()

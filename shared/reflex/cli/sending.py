@@ -2,18 +2,22 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import typer
 
 from reflex.core.errors import EventRejected, ReflexError
 
-__all__ = ["send_event"]
+__all__ = ["explain", "send_event"]
+
+ANSWER_S: Final = 30.0
 
 
-def send_event(gateway: str, fields: dict[str, Any], payload: str, *, as_json: bool) -> None:
-    """Send, and print the id or what was wrong.
+def send_event(
+    gateway: str, fields: dict[str, Any], payload: str, *, wait_s: float | None = None, as_json: bool
+) -> None:
+    """Send, and print the id or what was wrong. With `wait_s`, print what its deliveries came to, too.
 
     Raises:
         ReflexError: The gateway is not there, or refuses the event.
@@ -33,10 +37,15 @@ def send_event(gateway: str, fields: dict[str, Any], payload: str, *, as_json: b
         raise EventRejected(f"not JSON: {error}", field="payload") from None
     body = {name: value for name, value in fields.items() if value is not None} | {"payload": decoded}
     try:
-        answer = httpx2.post(f"{gateway.rstrip('/')}/events", json=body, timeout=30)
+        answer = httpx2.post(
+            f"{gateway.rstrip('/')}/events",
+            params={} if wait_s is None else {"wait": f"{wait_s:g}"},
+            json=body,
+            timeout=ANSWER_S + (wait_s or 0),
+        )
     except httpx2.HTTPError as error:
         raise ReflexError(f"no gateway answers at {gateway}: {error or type(error).__name__}") from None
-    if answer.status_code != 202:
+    if answer.status_code not in (200, 202):
         raise ReflexError(f"the gateway refuses the event ({answer.status_code}): {explain(answer.content)}")
     accepted = answer.json()
     if as_json:
@@ -45,6 +54,19 @@ def send_event(gateway: str, fields: dict[str, Any], payload: str, *, as_json: b
         typer.echo(f"{accepted['id']} (was there already)")
     else:
         typer.echo(accepted["id"])
+    if wait_s is not None and not as_json:
+        say_outcome(accepted, wait_s)
+
+
+def say_outcome(answer: dict[str, Any], wait_s: float) -> None:
+    """One line a delivery."""
+    if "deliveries" not in answer:
+        typer.echo(f"not settled within {wait_s:g} s; see GET {answer['see']}")
+    elif not answer["deliveries"]:
+        typer.echo("no trigger matches it")
+    for delivery in answer.get("deliveries", ()):
+        said = delivery["error"] if delivery["output"] is None else orjson.dumps(delivery["output"]).decode()
+        typer.echo(f"{delivery['trigger']}  {delivery['state']}" + (f"  {said}" if said else ""))
 
 
 def explain(content: bytes) -> str:

@@ -24,6 +24,7 @@ from reflex.core.errors import ConfigurationError
 from reflex.core.ids import new_id
 from reflex.core.journal import StepStore
 from reflex.core.log import WAKE_CHANNEL
+from reflex.core.progress import WATCH_CHANNEL
 from reflex.core.registration import REGISTRY_CHANNEL, Registered, register
 from reflex.core.settings import Settings
 from reflex.core.workers import Incarnation, dismiss, enlist
@@ -31,6 +32,7 @@ from reflex.worker.attempt import Attempts
 from reflex.worker.claim_loop import ClaimLoop
 from reflex.worker.heartbeat import Heartbeat
 from reflex.worker.maintenance import Maintenance
+from reflex.worker.progress import ProgressPublisher
 from reflex.worker.stopping import Stopping
 from reflex.worker.wakeup import listen
 
@@ -117,6 +119,7 @@ async def live(
     incarnation = Incarnation(
         worker_id, registered.app_id, tuple(triggers), socket.gethostname(), os.getpid(), settings.concurrency
     )
+    progress = ProgressPublisher(url)
     loop = ClaimLoop(
         url,
         worker_id=worker_id,
@@ -137,6 +140,7 @@ async def live(
                 max_output_bytes=settings.max_output_bytes,
             ),
             steps=steps,
+            audience=progress,
         ),
     )
     maintenance = Maintenance(url, lease_timeout_s=settings.lease_timeout_s)
@@ -154,7 +158,8 @@ async def live(
     )
     heartbeat.start()
     channels = {WAKE_CHANNEL: loop.wake, REGISTRY_CHANNEL: maintenance.wake}
-    background = [asyncio.create_task(listen(url, channels)), asyncio.create_task(maintenance.run())]
+    listening = listen(url, channels, repeated={WATCH_CHANNEL: progress.watch})
+    background = [asyncio.create_task(listening), asyncio.create_task(maintenance.run())]
     claiming = asyncio.create_task(loop.run())
     signals = [asyncio.create_task(event.wait()) for event in (stopping.asked, declared_dead)]
     try:
@@ -173,6 +178,7 @@ async def live(
         await asyncio.gather(claiming, *background, *signals, return_exceptions=True)
         loop.accepting = False
         await loop.stop_runs()
+        await progress.aclose()
         heartbeat.stop()
     if stopping.asked.is_set() and not declared_dead.is_set():
         await dismissed(url, incarnation)

@@ -15,6 +15,7 @@ from reflex.cli.bench.history import history
 from reflex.cli.bench.idle import idle
 from reflex.cli.bench.ingest import batch, single
 from reflex.cli.bench.latency import latency
+from reflex.cli.bench.live import live
 from reflex.cli.bench.machine import facts, load_average
 from reflex.cli.bench.results import Row, failed, short
 from reflex.cli.bench.setting import Setting
@@ -34,6 +35,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[Setting], list[Row]]]] = {
     "drain": throughput,
     "history": history,
     "latency": latency,
+    "live": live,
     "takeover": takeover,
     "wal": wal,
     "idle": idle,

@@ -1,0 +1,112 @@
+"""`reflex tail`: the log as it grows, over a gateway's event stream; a line an event, and a cursor to go on from."""
+
+import time
+from http import HTTPStatus
+from typing import Any, Final
+
+import httpx2
+import orjson
+import typer
+from httpx2 import ServerSentEvent
+
+from reflex.cli.sending import explain
+from reflex.core.errors import ReflexError
+
+__all__ = ["Tail"]
+
+# The gateway gives a sign of life every 15 s.
+SILENCE_S: Final = 60.0
+CONNECT_S: Final = 5.0
+AGAIN_S: Final = 1.0
+
+
+class Tail:
+    """Follows one gateway, and connects again when the stream breaks.
+
+    Args:
+        filters: The parameters of GET /events/stream.
+        after: Where to begin; None means now.
+    """
+
+    def __init__(self, gateway: str, filters: dict[str, str], *, after: str | None, as_json: bool) -> None:
+        self._url = f"{gateway.rstrip('/')}/events/stream"
+        self._gateway = gateway
+        self._filters = filters
+        self._cursor = after
+        self._as_json = as_json
+        self._connected = False
+        self._client = httpx2.Client(timeout=httpx2.Timeout(SILENCE_S, connect=CONNECT_S))
+
+    def follow(self, *, count: int | None = None) -> None:
+        """Print events until Ctrl-C, or until there were `count` of them.
+
+        Raises:
+            ReflexError: There is no gateway, or it refuses the question.
+        """
+        try:
+            while count is None or count > 0:
+                try:
+                    for event in self._events():
+                        self._print(event)
+                        count = None if count is None else count - 1
+                        if count == 0:
+                            break
+                except httpx2.TransportError as error:
+                    if not self._connected:
+                        reason = str(error) or type(error).__name__
+                        raise ReflexError(f"no gateway answers at {self._gateway}: {reason}") from None
+                    say("the stream broke; connecting again")
+                    time.sleep(AGAIN_S)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self._client.close()
+        if self._cursor is not None and not self._as_json:
+            say(f"to go on from here: --after {self._cursor}")
+
+    def _events(self) -> Any:
+        """The events of one connection. What only moves the cursor, and how it ends, is dealt with here."""
+        headers = {"last-event-id": self._cursor} if self._cursor else {}
+        with self._client.sse(self._url, params=self._filters, headers=headers) as source:
+            response = source.response
+            if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE and self._connected:
+                raise httpx2.ReadError("the gateway is not ready")
+            if response.status_code != HTTPStatus.OK:
+                raise ReflexError(f"the gateway refuses ({response.status_code}): {explain(response.read())}")
+            self._connected = True
+            for sent in source:
+                if sent.event == "closing":
+                    self._say_closed(sent)
+                    break
+                if sent.data:
+                    yield sent
+                self._cursor = sent.id or self._cursor
+        raise httpx2.ReadError("the stream ended")
+
+    def _say_closed(self, sent: ServerSentEvent) -> None:
+        reason = orjson.loads(sent.data)["reason"]
+        if reason == "lost":
+            self._cursor = None
+            say("events are missing here: the log was dropped or restored under this reader; going on from now")
+        elif reason == "slow":
+            say("the gateway closed the stream because this reader was too slow; going on from where it was")
+
+    def _print(self, sent: ServerSentEvent) -> None:
+        as_json = f'{{"cursor":"{sent.id}","event":{sent.data}}}'
+        typer.echo(as_json if self._as_json else line_of(orjson.loads(sent.data)))
+        # Only what was printed counts as read.
+        self._cursor = sent.id
+
+
+def line_of(event: dict[str, Any]) -> str:
+    """An event in one line: when, what, about what, from where, and the payload."""
+    when = typer.style(event["created_at"][11:23], dim=True)
+    type = typer.style(event["type"], bold=True, fg="red" if event["type"] == "reflex.dead_letter" else None)
+    about = f" {event['key']}" if event["key"] is not None else ""
+    source = typer.style(event["source"], dim=True)
+    return f"{when} {type}{about} {source} {orjson.dumps(event['payload']).decode()}"
+
+
+def say(text: str) -> None:
+    """To the person, not into a pipe."""
+    typer.echo(text, err=True)

@@ -1,0 +1,87 @@
+"""`reflex tail` and `reflex send --wait` beside real gateways and workers."""
+
+import asyncio
+import signal
+
+import orjson
+
+from reflex.core.database import connect
+from tests.acceptance.shop import Shop
+from tests.cli.test_commands import reflex, shop
+from tests.processes import eventually, free_port, gateway, reflex_process
+
+__all__ = ["shop"]
+
+
+async def test_tail_goes_on_through_a_killed_gateway_and_misses_nothing(shop: Shop) -> None:
+    """Fails with: a reconnection without the cursor (the event of the outage is missing), or from the first one."""
+    port = free_port()
+    command = ("tail", "order.*", "--json", "--count", "3", "--url", f"http://127.0.0.1:{port}")
+    async with (
+        gateway(shop.database_url, shop.folder, port=port) as first,
+        reflex_process(*command, folder=shop.folder, name="tail") as tail,
+    ):
+        await eventually(lambda: readers(shop), what="a reader")
+        published = await shop.publish({"n": 1})
+        await shop.publish({}, type="weather.changed")
+        await tail.says(str(published[0]))
+        await first.kill()
+        published += await shop.publish({"n": 2})
+        await tail.says("connecting again")
+        async with gateway(shop.database_url, shop.folder, port=port):
+            await tail.says(str(published[1]))
+            published += await shop.publish({"n": 3})
+            assert await tail.exited() == 0
+        lines = [orjson.loads(line) for line in tail.log.splitlines() if line.startswith("{")]
+    assert [line["event"]["id"] for line in lines] == [str(id) for id in published]
+    assert len({line["cursor"] for line in lines}) == 3
+
+
+async def test_tail_prints_lines_for_people_and_says_how_to_go_on(shop: Shop) -> None:
+    """Fails if Ctrl-C leaves a traceback, or no cursor."""
+    async with gateway(shop.database_url, shop.folder) as front:
+        async with reflex_process("tail", "--url", front.url, folder=shop.folder, name="tail") as tail:
+            await eventually(lambda: readers(shop), what="a reader")
+            await shop.publish({"n": 1})
+            await tail.says('{"n":1}')
+            tail.send(signal.SIGINT)
+            assert await tail.exited() == 0
+        line, said = tail.log.splitlines()
+        assert line.split()[1:] == ["order.created", "test", '{"n":1}']
+        cursor = said.removeprefix("to go on from here: --after ")
+        (following,) = await shop.publish({"n": 2})
+        more = await reflex("tail", "--json", "--after", cursor, "--count", "1", "--url", front.url, folder=shop.folder)
+        assert more.json["event"]["id"] == str(following)
+        refused = await reflex("tail", "--after", "nonsense", "--url", front.url, folder=shop.folder)
+        assert (refused.code, refused.output) == (1, "")
+        assert "no cursor" in refused.error
+    nobody = await reflex("tail", "--url", front.url, folder=shop.folder)
+    assert nobody.code == 1
+    assert f"no gateway answers at {front.url}" in nobody.error
+
+
+async def test_send_waits_for_what_the_deliveries_come_to(shop: Shop) -> None:
+    async with gateway(shop.database_url, shop.folder) as front, shop.worker():
+        send = ("send", "--url", front.url, "--wait", "20")
+        done, dead, nobody, late = await asyncio.gather(
+            reflex(*send, "order.created", "{}", folder=shop.folder),
+            reflex(*send, "order.created", '{"fail": "told to"}', folder=shop.folder),
+            reflex(*send, "weather.changed", folder=shop.folder),
+            reflex(*send[:-1], "0.2", "order.created", '{"sleep_s": 3}', folder=shop.folder),
+        )
+    assert done.output.splitlines()[1:] == ['pack  succeeded  {"attempt":1}']
+    assert dead.output.splitlines()[1].startswith("pack  dead  RuntimeError: told to fail: told to")
+    assert nobody.output.splitlines()[1:] == ["no trigger matches it"]
+    assert late.output.splitlines()[1].startswith("not settled within 0.2 s; see GET /events/")
+
+
+async def readers(shop: Shop) -> int:
+    """How many connections follow the log because somebody reads it: the last statement of one that does is a read."""
+    async with await connect(shop.database_url, name="test") as conn:
+        found = await conn.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name = 'reflex gateway: follow' AND query LIKE '%Events after a cursor%'"
+        )
+        row = await found.fetchone()
+        assert row
+        return row[0]
