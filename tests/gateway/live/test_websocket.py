@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
@@ -28,13 +28,13 @@ from tests.queue_fixtures import new_event
 
 
 @pytest.fixture
-async def address(database_url: str) -> AsyncIterator[Address]:
+async def address(database_url: str) -> AsyncGenerator[Address]:
     async with served(settings_for(database_url)) as address:
         yield address
 
 
 @pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
+async def conn(database_url: str) -> AsyncGenerator[AsyncConnection[Any]]:
     """Rows are tuples, as the log's functions read them."""
     async with await connect(database_url, name="tests") as conn:
         yield conn
@@ -146,7 +146,7 @@ async def test_a_payload_has_to_fit_the_schema_of_its_type(database_url: str) ->
 
 
 @asynccontextmanager
-async def no_appends(conn: AsyncConnection[Any]) -> AsyncIterator[None]:
+async def no_appends(conn: AsyncConnection[Any]) -> AsyncGenerator[None]:
     """Commits of events wait meanwhile."""
     async with conn.transaction():
         await conn.execute("LOCK TABLE reflex.event IN SHARE MODE")

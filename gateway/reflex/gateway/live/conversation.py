@@ -10,7 +10,7 @@ Whatever ends the conversation closes the outbox; the writer then says goodbye.
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple, cast
@@ -25,12 +25,14 @@ from reflex.core.errors import ReflexError
 from reflex.core.events import NewEvent
 from reflex.core.log_filter import LogFilter
 from reflex.core.log_reading import LoggedEvent, tail_log
+from reflex.core.progress import Progress
 from reflex.core.replies import REPLY_TYPE
 from reflex.core.settings import Settings
 from reflex.gateway.live.closing import OUTBOX_REASONS, CloseCode
 from reflex.gateway.live.filters import read_filter
 from reflex.gateway.live.hub import Hub
 from reflex.gateway.live.outbox import SLOW, Outbox, OutboxClosed
+from reflex.gateway.live.progress_feed import ProgressFeed
 from reflex.gateway.live.protocol import (
     PROTOCOL,
     FrameRejected,
@@ -72,6 +74,7 @@ class Services:
     publisher: Publisher
     hub: Hub
     sessions: Sessions
+    progress: ProgressFeed
 
 
 class Opening(NamedTuple):
@@ -255,11 +258,19 @@ class Conversation:
         head = b'{"op":"event","subscription":%b,"cursor":"' % orjson.dumps(operation.id)
         render = partial(event_frame, head.decode())
         subscription = Subscription(filter, self._outbox, render=render, cursor=cursor)
-        stack = AsyncExitStack()
-        await stack.enter_async_context(self._services.hub.subscription(subscription))
+        async with AsyncExitStack() as entered:
+            if "progress" in operation.include:
+                give = partial(self._say_progress, operation.id)
+                await entered.enter_async_context(self._services.progress.watched(filter, give))
+            await entered.enter_async_context(self._services.hub.subscription(subscription, field="/after"))
+            stack = entered.pop_all()
         self._subscriptions[operation.id] = subscription, stack
         # Offered, not put: nothing is awaited, so no event of it comes first.
         self._outbox.offer(frame("subscribed", operation.id, cursor=str(subscription.cursor)))
+
+    def _say_progress(self, id: str, progress: Progress) -> None:
+        said = {name: value for name, value in asdict(progress).items() if value not in (None, "")}
+        self._outbox.offer_if_idle(frame("progress", subscription=id, progress=said))
 
     async def _unsubscribe(self, id: str) -> None:
         if id not in self._subscriptions:

@@ -77,6 +77,12 @@ class Outbox:
         if self._changed:
             self._wake()
 
+    def offer_if_idle(self, frame: str) -> None:
+        """Send it, unless more than half of the room is taken: for what may be dropped, which must not crowd out what
+        may not."""
+        if self._has_half(len(frame)):
+            self.offer(frame)
+
     async def put(self, frame: str, reader: Reader | None = None, cursor: Cursor | None = None) -> None:
         """Send it after what waits already; wait for room.
 
