@@ -77,6 +77,11 @@ class Outbox:
         if self._changed:
             self._wake()
 
+    def offer_if_spare(self, frame: str) -> None:
+        """Send it if there is plenty of room: what may be lost makes no client slow."""
+        if self._has_half(len(frame)):
+            self.offer(frame)
+
     async def put(self, frame: str, reader: Reader | None = None, cursor: Cursor | None = None) -> None:
         """Send it after what waits already; wait for room.
 
