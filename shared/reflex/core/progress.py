@@ -23,6 +23,7 @@ __all__ = [
     "WATCH_EVERY_S",
     "Progress",
     "ProgressKind",
+    "as_json",
     "ask_for_progress",
     "decode",
     "encode",
@@ -145,6 +146,7 @@ def length(record: Progress, name: str) -> int:
 
 
 def as_json(record: Progress) -> bytes:
+    """The record; what holds nothing is left out."""
     told = {name: value for name in DEFAULTS if (value := getattr(record, name)) != DEFAULTS[name]}
     try:
         return orjson.dumps(told)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,6 +20,7 @@ from reflex.core.events import NewEvent
 from reflex.core.ids import new_id
 from reflex.core.log import append
 from reflex.core.log_reading import drop_log, log_bounds, place
+from reflex.core.progress import WATCH_CHANNEL, Progress, encode, send_progress
 from reflex.core.replies import REPLY_TYPE
 from reflex.gateway.live import sessions
 from tests.gateway.gateways import register_app, served, settings_for
@@ -273,6 +275,37 @@ async def test_what_a_subscription_cannot_do_is_refused_by_its_id(
 
 async def is_placed(conn: AsyncConnection[Any], count: int) -> bool:
     return (await log_bounds(conn)).end.position >= count
+
+
+async def test_progress_is_shown_to_subscriptions_that_ask_for_it(address: Address, conn: AsyncConnection[Any]) -> None:
+    """Fails when it is shown without having been asked for, a filter does not count, workers are not told that somebody
+    watches, or the gateway goes on listening when nobody does."""
+    await conn.execute(f"LISTEN {WATCH_CHANNEL}".encode())
+    run: dict[str, Any] = {
+        "event_id": str(uuid4()),
+        "delivery_id": "1-x",
+        "trigger": "greeter",
+        "attempt": 1,
+        "source": "s",
+    }
+    mine = Progress(**run, type="ws.message", key="k", correlation_id=None, seq=1, kind="text", text="Look\ning")
+    other = replace(mine, key="another")
+    async with connected(address) as client:
+        await client.say("subscribe", id="quiet", types=["ws.*"])
+        await client.hear("subscribed")
+        await client.say("subscribe", id="shown", types=["ws.*"], key="k", include=["progress"])
+        await client.hear("subscribed")
+        async for _ in conn.notifies(timeout=10, stop_after=1):
+            break
+        await send_progress(conn, encode([other, mine]))
+        shown = await client.hear("progress")
+        assert (shown["subscription"], shown["progress"]["text"]) == ("shown", "Look\ning")
+        assert shown["progress"].keys() == {*run, "type", "key", "correlation_id", "seq", "kind", "text"}
+        await client.say("unsubscribe", id="shown")
+        await client.hear("unsubscribed")
+        await send_progress(conn, encode([mine]))
+        await append(conn, [new_event("ws.x")])
+        assert (await client.hear("event"))["subscription"] == "quiet"
 
 
 async def test_nonsense_is_answered_and_ends_the_connection_when_it_does_not_end(address: Address) -> None:

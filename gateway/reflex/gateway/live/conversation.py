@@ -10,7 +10,7 @@ Whatever ends the conversation closes the outbox; the writer then says goodbye.
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple, cast
@@ -25,7 +25,6 @@ from reflex.core.errors import ReflexError
 from reflex.core.events import NewEvent
 from reflex.core.log_filter import LogFilter
 from reflex.core.log_reading import LoggedEvent, tail_log
-from reflex.core.progress import Progress
 from reflex.core.replies import REPLY_TYPE
 from reflex.core.settings import Settings
 from reflex.gateway.live.closing import OUTBOX_REASONS, CloseCode
@@ -213,7 +212,8 @@ class Conversation:
         await self._room.acquire()
         try:
             if not self._is_known:
-                await self._services.sessions.keep(self._session.id, self._services.hub.position(self._replies))
+                assert self._replies.sent is not None
+                await self._services.sessions.keep(self._session.id, self._replies.sent)
                 self._is_known = True
         except BaseException:
             self._room.release()
@@ -260,17 +260,13 @@ class Conversation:
         subscription = Subscription(filter, self._outbox, render=render, cursor=cursor)
         async with AsyncExitStack() as entered:
             if "progress" in operation.include:
-                give = partial(self._say_progress, operation.id)
-                await entered.enter_async_context(self._services.progress.watched(filter, give))
+                feed = self._services.progress
+                await entered.enter_async_context(feed.watching(operation.id, filter, self._outbox))
             await entered.enter_async_context(self._services.hub.subscription(subscription, field="/after"))
             stack = entered.pop_all()
         self._subscriptions[operation.id] = subscription, stack
         # Offered, not put: nothing is awaited, so no event of it comes first.
         self._outbox.offer(frame("subscribed", operation.id, cursor=str(subscription.cursor)))
-
-    def _say_progress(self, id: str, progress: Progress) -> None:
-        said = {name: value for name, value in asdict(progress).items() if value not in (None, "")}
-        self._outbox.offer_if_idle(frame("progress", subscription=id, progress=said))
 
     async def _unsubscribe(self, id: str) -> None:
         if id not in self._subscriptions:
