@@ -30,7 +30,7 @@ class Watcher:
     def of_attempt(self, attempt: int) -> list[Progress]:
         return [each for each in self.heard if each.attempt == attempt]
 
-    async def hears(self, condition: Callable[[], object], *, timeout_s: float = 10) -> None:
+    async def hears(self, condition: Callable[[], object], *, timeout_s: float = 20) -> None:
         try:
             await eventually(condition, timeout_s=timeout_s)
         except AssertionError:

@@ -134,9 +134,8 @@ class RunProgress:
 
     def said(self, kind: ProgressKind, text: str, request: int) -> None:
         """A model has said more."""
-        if text and self.watched:
-            for at in range(0, len(text), MAX_PIECE):
-                self._show(kind, text=text[at : at + MAX_PIECE], request=request)
+        for at in range(0, len(text), MAX_PIECE):
+            self._show(kind, text=text[at : at + MAX_PIECE], request=request)
 
     def _begin(self) -> None:
         if not self.seq:
