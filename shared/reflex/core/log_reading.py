@@ -101,17 +101,21 @@ class LogBounds:
             CursorRejected: It is ahead of the log.
         """
         if cursor < self.start:
-            raise CursorExpired(
-                "the log was dropped up to a later place, so events after this cursor may be missing; "
-                f"read on from {self.start}, or without a cursor from now on",
-                field=field,
-            )
+            raise expired(self.start, field=field)
         if cursor > self.end:
             raise CursorRejected(
                 "this cursor is ahead of the log: it is from another database, or this one was restored from a backup",
                 field=field,
             )
         return cursor
+
+
+def expired(start: Cursor, *, field: str) -> CursorExpired:
+    return CursorExpired(
+        "the log was dropped up to a later place, so events after this cursor may be missing; "
+        f"read on from {start}, or without a cursor from now on",
+        field=field,
+    )
 
 
 async def place(conn: AsyncConnection[Any], *, limit: int = APPENDS_A_TURN) -> int:
@@ -139,30 +143,40 @@ async def read_log(
     *,
     filter: LogFilter = EVERYTHING,
     limit: int = 500,
-    appends: int = 1000,
+    looked_at: int = 2000,
     max_bytes: int = PAGE_BYTES,
+    field: str = "after",
 ) -> LogPage:
     """The next page of the log.
 
     Args:
         limit: Of events.
-        appends: How many appends are looked at; it bounds the time a page takes when the filter matches little.
+        looked_at: After so many events the append being looked at is the last one; it bounds the time a page takes
+            when the filter matches little.
         max_bytes: Of payloads, as they are stored; one event is always let through.
+        field: What an error calls the cursor.
 
     Returns:
         Events after the cursor. With no more to read, none, and the same cursor.
+
+    Raises:
+        CursorExpired: Events after it were dropped, perhaps since the page before.
     """
-    parameters = {**after._asdict(), **filter.parameters(), "limit": limit, "appends": appends, "max_bytes": max_bytes}
-    rows = await (await conn.execute(statement("read_log"), parameters)).fetchall()
+    bounds = {"limit": limit, "looked_at": looked_at, "max_bytes": max_bytes}
+    cursor = await conn.execute(statement("read_log"), {**after._asdict(), **filter.parameters(), **bounds})
+    rows = await cursor.fetchall()
     end = after
     if rows:
-        end = max(after, Cursor(rows[-1][0], rows[-1][1]))
+        start = Cursor(*rows[-1][-2:])
+        if after < start:
+            raise expired(start, field=field)
+        end = max(after, Cursor(*rows[-1][:2]))
         if rows[-1][2] is None:
             rows.pop()
-    return LogPage([LoggedEvent(Cursor(row[0], row[1]), *row[2:]) for row in rows], end)
+    return LogPage([LoggedEvent(Cursor(*row[:2]), *row[2:-2]) for row in rows], end)
 
 
 async def drop_log(conn: AsyncConnection[Any], *, until: Cursor) -> None:
-    """Forget the order of everything up to the position of `until`. Its events stay until they are dropped, too; a
-    reader whose cursor is older is told that it missed something."""
-    await conn.execute(statement("drop_log"), {"position": until.position})
+    """Forget the order of everything up to `until`. Its events stay until they are dropped, too; a reader whose cursor
+    is older is told that it missed something."""
+    await conn.execute(statement("drop_log"), until._asdict())
