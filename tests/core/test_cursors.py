@@ -55,6 +55,6 @@ def test_a_cursor_is_good_from_the_beginning_of_the_log_to_its_end() -> None:
             bounds.check(dropped)
         assert caught.value.code == "cursor_expired"
     for ahead in (Cursor(9, 2), Cursor(10, 0)):
-        with pytest.raises(CursorRejected, match="^since: .*ahead of the log") as refused:
+        with pytest.raises(CursorRejected, match=r"^since: .*ahead of the log") as refused:
             bounds.check(ahead, field="since")
         assert refused.value.code == "cursor_rejected"

@@ -17,9 +17,10 @@ from tests.queue_fixtures import new_event
 
 # Every neighbour of `reflex.` and of `order.` in byte order, and what a careless LIKE would take for one.
 TYPES = (
-    "reflex", "reflex-", "reflex-x", "reflex-.x", "reflex.reply", "reflex.dead_letter", "reflex.-", "reflex._", "reflex.z.z",
-    "reflex0", "reflexx", "reflexx.reply", "refleX.reply", "Reflex.reply", "order", "order.a", "order.a.b", "order.aa",
-    "order-a", "order_a", "orderXa", "orders.a", "a.order.a", "-", "0", "A", "Z", "_", "a", "zzz.zzz",
+    "reflex", "reflex-", "reflex-x", "reflex-.x", "reflex.reply", "reflex.dead_letter", "reflex.-", "reflex._",
+    "reflex.z.z", "reflex0", "reflexx", "reflexx.reply", "refleX.reply", "Reflex.reply", "order", "order.a",
+    "order.a.b", "order.aa", "order-a", "order_a", "orderXa", "orders.a", "a.order.a", "-", "0", "A", "Z", "_", "a",
+    "zzz.zzz",
 )  # fmt: skip
 TEXTS = ("", "a", "b", "A", "ä", "a\u0301", "\U0010ffff", "%", "_", "{a,b}", "NULL", "wait")
 PATTERNS = sorted({p for type in TYPES for p in candidate_patterns(type)} | {"*", "nobody.*", "order.created"})
@@ -34,8 +35,10 @@ FILTERS = st.builds(
 )
 FIELDS = ("source", "key", "correlation_id", "reply_to")
 EVENTS = [
-    new_event(type, **{field: (None if field != "source" and n % 5 == 0 else TEXTS[(n * step + t) % len(TEXTS)])
-                       for step, field in enumerate(FIELDS, 1)})
+    new_event(type)._replace(
+        **{field: None if field != "source" and n % 5 == 0 else TEXTS[(n * step + t) % len(TEXTS)]
+           for step, field in enumerate(FIELDS, 1)}
+    )
     for t, type in enumerate(TYPES) for n in range(12)
 ]  # fmt: skip
 

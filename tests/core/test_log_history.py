@@ -36,9 +36,9 @@ class Undone(Exception):
 async def test_readers_see_what_was_committed_once_in_one_order_that_time_agrees_with(
     database_url: str, seed: int
 ) -> None:
-    """Seen to fail with: the position being the number that was drawn in the append (readers miss events); no lock among
-    placers (readers miss events, or a deadlock); a turn in the order of ids or in none (time disagrees); `>=` for the
-    place in read_log.sql (an event twice); a cursor at the end of the span when a page is cut at its limit."""
+    """Seen to fail with: the position being the number that was drawn in the append (readers miss events); no lock
+    among placers (readers miss events, or a deadlock); a turn in the order of ids or in none (time disagrees); `>=` for
+    the place in read_log.sql (an event twice); a cursor at the end of the span when a page is cut at its limit."""
     history = History(database_url, seed)
     stop = time.monotonic() + SECONDS
     async with asyncio.TaskGroup() as others:
@@ -112,7 +112,7 @@ class History:
                 self.placed.set()
 
     async def reader(self, number: int) -> list[UUID]:
-        """What it has read, from the beginning. Now and then it is a process that starts anew from what it had saved."""
+        """What it has read, from the beginning. Now and then it starts anew from what it had saved."""
         chance = random.Random(f"{self.seed} reader {number}")
         seen: list[UUID] = []
         cursor, saved = BEGINNING, (str(BEGINNING), 0)

@@ -97,8 +97,8 @@ async def test_an_event_is_read_as_it_was_stored(database_url: str) -> None:
     async with await connect(database_url, name="test") as conn:
         cause = new_event()
         event = new_event(
-            "order.paid", '{"n": 1.50, "s": "ß"}', source="shop", key="A1", correlation_id="c", causation_id=cause.event_id,
-            depth=3, trace_context="00-1-2-01", reply_to="somebody",
+            "order.paid", '{"n": 1.50, "s": "ß"}', source="shop", key="A1", correlation_id="c",
+            causation_id=cause.event_id, depth=3, trace_context="00-1-2-01", reply_to="somebody",
         )  # fmt: skip
         await append(conn, [cause, event])
         await place(conn)
@@ -174,5 +174,5 @@ async def test_a_reader_that_is_overtaken_by_a_drop_is_told(database_url: str) -
         cursor = (await read_log(conn, cursor, limit=1)).cursor
         await drop_log(conn, until=Cursor(3, 1))
         with pytest.raises(CursorExpired) as caught:
-            await read_log(conn, cursor, field="last-event-id")
-        assert (caught.value.field, str(Cursor(3, 1)) in str(caught.value)) == ("last-event-id", True)
+            await read_log(conn, cursor)
+        assert str(Cursor(3, 1)) in caught.value.reason

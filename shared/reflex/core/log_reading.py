@@ -145,7 +145,6 @@ async def read_log(
     limit: int = 500,
     looked_at: int = 2000,
     max_bytes: int = PAGE_BYTES,
-    field: str = "after",
 ) -> LogPage:
     """The next page of the log.
 
@@ -154,7 +153,6 @@ async def read_log(
         looked_at: After so many events the append being looked at is the last one; it bounds the time a page takes
             when the filter matches little.
         max_bytes: Of payloads, as they are stored; one event is always let through.
-        field: What an error calls the cursor.
 
     Returns:
         Events after the cursor. With no more to read, none, and the same cursor.
@@ -169,7 +167,7 @@ async def read_log(
     if rows:
         start = Cursor(*rows[-1][-2:])
         if after < start:
-            raise expired(start, field=field)
+            raise expired(start, field="after")
         end = max(after, Cursor(*rows[-1][:2]))
         if rows[-1][2] is None:
             rows.pop()
