@@ -8,9 +8,10 @@ from psycopg import AsyncConnection
 
 from reflex.core.cursors import Cursor
 from reflex.core.log_filter import LogFilter
-from reflex.core.log_reading import place, read_log
+from reflex.core.log_reading import read_log
+from reflex.core.placing import Placer
 
-__all__ = ["BEGINNING", "PLACER_WAITS_FOR", "StoppedPlacer", "place_all", "read_all"]
+__all__ = ["BEGINNING", "PLACER_WAITS_FOR", "StoppedPlacer", "place", "place_all", "read_all"]
 
 BEGINNING: Final = Cursor(0, 0)
 PLACER_WAITS_FOR: Final = 42
@@ -41,6 +42,11 @@ async def read_all(
         assert page.cursor > after
         ids += [event.event_id for event in page.events]
         after = page.cursor
+
+
+async def place(conn: AsyncConnection[Any], *, limit: int = 1000) -> int:
+    """One turn of a placer that remembers nothing."""
+    return await Placer().place(conn, limit=limit)
 
 
 async def place_all(conn: AsyncConnection[Any]) -> None:

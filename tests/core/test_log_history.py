@@ -12,8 +12,9 @@ import pytest
 from reflex.core.cursors import Cursor
 from reflex.core.database import connect
 from reflex.core.log import append
-from reflex.core.log_reading import log_bounds, place, read_log
-from tests.core.log_fixtures import BEGINNING, place_all, read_all
+from reflex.core.log_reading import log_bounds, read_log
+from reflex.core.placing import Placer
+from tests.core.log_fixtures import BEGINNING, place, place_all, read_all
 from tests.queue_fixtures import new_event
 
 WRITERS, READERS, PLACERS = 10, 4, 2
@@ -98,7 +99,9 @@ class History:
     async def placer(self, number: int) -> None:
         chance = random.Random(f"{self.seed} placer {number}")
         async with await connect(self.url, name="placer") as conn:
+            placer = Placer(appends_a_bound=5)
             while not self.written.is_set():
+                await placer.place(conn, limit=chance.randint(1, 20))
                 with suppress(Undone):
                     async with conn.transaction():
                         await place(conn, limit=chance.randint(1, 20))

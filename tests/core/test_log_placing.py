@@ -14,8 +14,8 @@ from psycopg import AsyncConnection
 
 from reflex.core.database import connect
 from reflex.core.log import append
-from reflex.core.log_reading import log_bounds, place, read_log
-from tests.core.log_fixtures import BEGINNING, StoppedPlacer, place_all, read_all
+from reflex.core.log_reading import log_bounds, read_log
+from tests.core.log_fixtures import BEGINNING, StoppedPlacer, place, place_all, read_all
 from tests.queue_fixtures import count, new_event, publish
 
 Conn = AsyncConnection[Any]

@@ -14,8 +14,8 @@ from reflex.core.cursors import Cursor, CursorExpired, CursorRejected
 from reflex.core.database import connect
 from reflex.core.log import append
 from reflex.core.log_filter import LogFilter
-from reflex.core.log_reading import LogBounds, drop_log, log_bounds, place, read_log
-from tests.core.log_fixtures import BEGINNING, place_all, read_all
+from reflex.core.log_reading import LogBounds, drop_log, log_bounds, read_log
+from tests.core.log_fixtures import BEGINNING, place, place_all, read_all
 from tests.queue_fixtures import new_event, publish
 
 APPENDS = (1, 1, 105, 3, 1, 7)

@@ -1,4 +1,4 @@
-"""Reading the log in commit order: giving appends their position, pages after a cursor, and where the log begins.
+"""Reading the log in commit order: pages after a cursor, and where the log begins.
 
     append() ──► appended ──place──► log ──read──► events after a cursor
 
@@ -26,12 +26,10 @@ __all__ = [
     "LoggedEvent",
     "drop_log",
     "log_bounds",
-    "place",
     "read_log",
 ]
 
 LOG_CHANNEL: Final = "reflex_log"
-APPENDS_A_TURN: Final = 1000
 PAGE_BYTES: Final = 8 * 1024 * 1024
 EVERYTHING: Final = LogFilter()
 
@@ -116,18 +114,6 @@ def expired(start: Cursor, *, field: str) -> CursorExpired:
         f"read on from {start}, or without a cursor from now on",
         field=field,
     )
-
-
-async def place(conn: AsyncConnection[Any], *, limit: int = APPENDS_A_TURN) -> int:
-    """Give appends that have none their position. Returns how many; `limit`: call again. 0 while another one does it.
-
-    Args:
-        conn: Autocommit.
-    """
-    cursor = await conn.execute(statement("place_appended"), {"limit": limit})
-    row = await cursor.fetchone()
-    assert row is not None
-    return row[0]
 
 
 async def log_bounds(conn: AsyncConnection[Any]) -> LogBounds:
