@@ -81,19 +81,27 @@ async def test_an_append_that_begins_while_a_bound_is_taken_is_not_stepped_over(
     assert placer.bound > 6
 
 
+async def test_what_a_full_turn_has_left_is_not_stepped_over(conns: list[Conn]) -> None:
+    """Fails if a bound moves although the turn took as much as it might."""
+    conn, writer, _ = conns
+    placer = Placer(appends_a_bound=1)
+    published = [event_id for _ in range(4) for event_id in await publish(writer)]
+    assert [await placer.place(conn, limit=1) for _ in range(5)] == [1, 1, 1, 1, 0]
+    assert (await read_all(conn))[0] == published
+
+
 async def test_what_another_placer_may_give_back_is_not_stepped_over(conns: list[Conn]) -> None:
-    """Another one has its turn and rolls back. Fails if a bound moves although it was not our turn, or although the
-    turn was full and has left something."""
+    """Another one has its turn, just as our bound would move, and rolls back. Fails if it moves though the turn was not
+    ours."""
     conn, writer, other = conns
     placer = Placer(appends_a_bound=1)
-    await turns(placer, conn, writer, 3)
+    published = [event_id for _ in range(4) for event_id in await publish(writer)]
+    assert [await placer.place(conn, limit=1) for _ in range(2)] == [1, 1]
     async with other.transaction(force_rollback=True):
-        published = await publish(writer, 1) + await publish(writer, 1)
         assert await place(other) == (2, True)
         assert await placer.place(conn) == 0
-    for _ in range(2):
-        await placer.place(conn, limit=1)
-    assert (await read_all(conn))[0][-2:] == published
+    assert await placer.place(conn) == 2
+    assert (await read_all(conn))[0] == published
 
 
 async def test_a_bound_is_forgotten_after_a_while(conns: list[Conn], monkeypatch: pytest.MonkeyPatch) -> None:

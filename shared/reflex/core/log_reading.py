@@ -149,14 +149,14 @@ async def read_log(
     bounds = {"limit": limit, "looked_at": looked_at, "max_bytes": max_bytes}
     cursor = await conn.execute(statement("read_log"), {**after._asdict(), **filter.parameters(), **bounds})
     rows = await cursor.fetchall()
-    end = after
-    if rows:
-        start = Cursor(*rows[-1][-2:])
-        if after < start:
-            raise expired(start, field="after")
-        end = max(after, Cursor(*rows[-1][:2]))
-        if rows[-1][2] is None:
-            rows.pop()
+    start = Cursor(*rows[-1][-2:])
+    if after < start:
+        raise expired(start, field="after")
+    if rows[-1][0] is None:
+        return LogPage([], after)
+    end = max(after, Cursor(*rows[-1][:2]))
+    if rows[-1][2] is None:
+        rows.pop()
     return LogPage([LoggedEvent(Cursor(*row[:2]), *row[2:-2]) for row in rows], end)
 
 

@@ -2,7 +2,8 @@
 -- (an append is looked at as a whole), at most %(limit)s and about %(max_bytes)s of payload. A filter that is NULL does
 -- not count.
 -- A last row without an event is where reading goes on; it is missing if not all that was found is here, and then
--- reading goes on after the last event. Every row ends with where the log begins: this very snapshot's.
+-- reading goes on after the last event. Every row ends with where the log begins, as of this very snapshot; there is
+-- one for that even if there is nothing to read.
 -- NOT MATERIALIZED, and ordered by position at every level: so the planner knows that it need not sort the whole span,
 -- and stops at the limit. The lateral LIMIT keeps it from joining the whole of reflex.event because it overrates what an
 -- array holds.
@@ -50,7 +51,8 @@ page AS MATERIALIZED (
     WHERE bytes_before < %(max_bytes)s
 )
 SELECT line.*, log_start.position AS start_position, log_start.place AS start_place
-FROM (
+FROM reflex.log_start
+LEFT JOIN (
     SELECT position, place, event_id, type, source, key, "time", payload::text AS payload, correlation_id,
            causation_id, depth, trace_context, available_at, created_at, reply_to
     FROM page
@@ -64,6 +66,5 @@ FROM (
         ORDER BY position DESC
         LIMIT 1
     )
-) AS line
-CROSS JOIN reflex.log_start
+) AS line ON true
 ORDER BY line.position, line.place, line.event_id NULLS LAST
