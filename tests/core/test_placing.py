@@ -104,6 +104,16 @@ async def test_what_another_placer_may_give_back_is_not_stepped_over(conns: list
     assert (await read_all(conn))[0] == published
 
 
+async def test_the_first_append_of_all_is_not_stepped_over(conns: list[Conn]) -> None:
+    """Fails if the sequence is believed that says 1 before anybody has drawn a number."""
+    conn, writer, _ = conns
+    placer = Placer(appends_a_bound=0)
+    assert [await placer.place(conn) for _ in range(3)] == [0, 0, 0]
+    published = await publish(writer)
+    assert await placer.place(conn) == 1
+    assert (await read_all(conn))[0] == published
+
+
 async def test_a_bound_is_forgotten_after_a_while(conns: list[Conn], monkeypatch: pytest.MonkeyPatch) -> None:
     """The server behind a pooler is another one, and its numbers begin earlier. Fails if a bound is for ever."""
     conn, writer, _ = conns
