@@ -64,10 +64,10 @@ nobody AS (
 ),
 unplaced AS (
     INSERT INTO reflex.appended (event_ids)
-    SELECT array_agg(event_id ORDER BY event_id)
-    FROM (SELECT event_id, (row_number() OVER (ORDER BY event_id) - 1) / 100 AS chunk FROM stored) AS numbered
-    GROUP BY chunk
-    ORDER BY chunk
+    SELECT ids[n:n + 99]
+    FROM (SELECT array_agg(event_id ORDER BY event_id) AS ids FROM stored) AS whole
+    CROSS JOIN LATERAL generate_series(1, cardinality(ids), 100) AS n
+    ORDER BY n
 )
 SELECT (SELECT count(*) FROM stored) AS stored,
        (SELECT pg_notify(CASE WHEN EXISTS (SELECT FROM ready) THEN 'reflex' ELSE 'reflex_log' END, '')
