@@ -12,7 +12,8 @@ from psycopg import AsyncConnection
 from reflex.core.cursors import Cursor
 from reflex.core.database import open_pool
 from reflex.core.log_filter import LogFilter
-from reflex.core.log_reading import LoggedEvent, place
+from reflex.core.log_reading import LoggedEvent
+from reflex.core.placing import place
 from reflex.gateway.live.hub import Hub
 from reflex.gateway.live.outbox import Outbox, OutboxClosed
 from reflex.gateway.live.subscription import Subscription
@@ -37,7 +38,7 @@ async def open_hub(url: str, *, pool_url: str | None = None) -> AsyncGenerator[H
 
 async def log_ids(conn: AsyncConnection[Any]) -> list[UUID]:
     """The ids of all events in the order of the log, after giving each append its position."""
-    while await place(conn):
+    while (await place(conn))[0]:
         pass
     cursor = await conn.execute(
         "SELECT member.event_id FROM reflex.log"

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection
 
+import reflex.core.placing as placing_module
 from reflex.cli.embedded_postgres import EmbeddedPostgres
 from reflex.core.cursors import Cursor, CursorExpired, CursorRejected
 from reflex.core.database import connect
 from reflex.core.errors import DatabaseUnavailable
 from reflex.core.log import append
 from reflex.core.log_filter import LogFilter
-from reflex.core.log_reading import LoggedEvent, LogPage, drop_log, log_bounds, place, read_log
+from reflex.core.log_reading import LoggedEvent, LogPage, drop_log, log_bounds, read_log
 from reflex.core.migrate import upgrade
 from reflex.gateway.live import follower as follower_module
 from reflex.gateway.live import hub as hub_module
@@ -412,9 +413,9 @@ async def test_while_nobody_watches_the_log_is_put_in_order_and_not_read(
     database_url: str, writer: AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fails with: a follower that reads without readers, or that gives no positions."""
-    reading, placing, old = Gate(read_log), Gate(place), Gate(read_log)
+    reading, placing, old = Gate(read_log), Gate(placing_module.place), Gate(read_log)
     monkeypatch.setattr(follower_module, "read_log", reading)
-    monkeypatch.setattr(follower_module, "place", placing)
+    monkeypatch.setattr(placing_module, "place", placing)
     monkeypatch.setattr(hub_module, "read_log", old)
 
     async def placed(count: int) -> bool:

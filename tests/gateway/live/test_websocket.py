@@ -19,7 +19,8 @@ from reflex.core.dead_letter_event import DEAD_LETTER_TYPE
 from reflex.core.events import NewEvent
 from reflex.core.ids import new_id
 from reflex.core.log import append
-from reflex.core.log_reading import drop_log, log_bounds, place
+from reflex.core.log_reading import drop_log, log_bounds
+from reflex.core.placing import place
 from reflex.core.progress import WATCH_CHANNEL, Progress, encode, send_progress
 from reflex.core.replies import REPLY_TYPE
 from reflex.gateway.live import sessions
@@ -247,7 +248,7 @@ async def test_what_a_subscription_cannot_do_is_refused_by_its_id(
     """Fails when a refused subscription takes a place, or a cursor is not compared with the log."""
     for _ in range(3):
         await append(conn, [new_event()])
-    while await place(conn):
+    while (await place(conn))[0]:
         pass
     old = Cursor(1, 1)
     await drop_log(conn, until=Cursor(2, 1))

@@ -18,7 +18,8 @@ from psycopg.sql import SQL, Identifier
 from reflex.core.cursors import Cursor, CursorRejected
 from reflex.core.database import answered_within, connect, describe
 from reflex.core.log import WAKE_CHANNEL
-from reflex.core.log_reading import LOG_CHANNEL, LogPage, log_bounds, place, read_log
+from reflex.core.log_reading import LOG_CHANNEL, LogPage, log_bounds, read_log
+from reflex.core.placing import Placer
 
 __all__ = ["Follower"]
 
@@ -61,6 +62,7 @@ class Follower:
         self._watched = False
         self._wake = asyncio.Event()
         self._cursor: Cursor | None = None
+        self._placer = Placer()
         self._turned_at = 0.0
         self._works = True
         self.ready = asyncio.Event()
@@ -83,6 +85,7 @@ class Follower:
         while True:
             try:
                 conn = await connect(self._url, name="reflex gateway: follow")
+                self._placer = Placer()
                 try:
                     await self._listen(conn)
                     await self._check(conn)
@@ -129,7 +132,7 @@ class Follower:
         """Give appends their position, and deliver what can be read."""
         self._wake.clear()
         with answered_within(ANSWER_S, conn):
-            while await place(conn, limit=PLACED_A_TURN) >= PLACED_A_TURN:
+            while await self._placer.place(conn, limit=PLACED_A_TURN) >= PLACED_A_TURN:
                 pass
         self._turned_at = time.monotonic()
         if self._watched and self._cursor is None:
