@@ -37,9 +37,10 @@ class Undone(Exception):
 async def test_readers_see_what_was_committed_once_in_one_order_that_time_agrees_with(
     database_url: str, seed: int
 ) -> None:
-    """Seen to fail with: the position being the number that was drawn in the append (readers miss events); no lock
-    among placers (readers miss events, or a deadlock); a turn in the order of ids or in none (time disagrees); `>=` for
-    the place in read_log.sql (an event twice); a cursor at the end of the span when a page is cut at its limit."""
+    """Seen to fail with: a position that is the number drawn in the append (readers miss events); placing what was
+    selected and not what was deleted (events twice); a turn in no order (time disagrees); a bound that steps over who
+    has an append open (events lost); in read_log.sql, `>=` for the place (events twice), `>` for the position, and a
+    cursor at the end of the span though the page was cut at its limit (events missed)."""
     history = History(database_url, seed)
     stop = time.monotonic() + SECONDS
     async with asyncio.TaskGroup() as others:

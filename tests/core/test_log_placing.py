@@ -1,7 +1,8 @@
 """Promise 8, readers miss nothing, with every interleaving of appends and placers forced.
 
-Each of these fails if a position is the number that is drawn in the append (`INSERT INTO reflex.log (position, …)
-OVERRIDING SYSTEM VALUE SELECT append_id, …`), or else says with what it does.
+Where appends overlap, these fail if a position is the number that is drawn in the append (`INSERT INTO reflex.log
+(position, …) OVERRIDING SYSTEM VALUE SELECT append_id, …`): what commits late is behind the readers then. What else
+each fails with, it says.
 """
 
 from collections.abc import AsyncIterator
