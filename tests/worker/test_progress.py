@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -154,15 +155,18 @@ async def test_a_connection_that_stands_still_holds_up_no_run_and_what_was_dropp
         await someone.hears_the_end()
         await proxy.freeze()
         await publish(t.conn)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             settlement = await t.attempt(_agent(times=20))
         assert settlement.output == "20"
         assert publisher.buffer.size <= 6_000
         await proxy.pass_through()
         await someone.hears_the_end(times=2)
         mine = [each for each in someone.heard if each.event_id == str(settlement.event_id)]
-        assert sum(1 + each.dropped for each in mine) == mine[-1].seq
-        assert mine[-1].dropped + sum(each.dropped for each in mine) > 10
+        # What was on its way when the publisher gave the connection up is counted, and may have arrived all the same.
+        assert all(before.seq < each.seq <= before.seq + 1 + each.dropped for before, each in pairwise(mine))
+        assert mine[0].seq <= 1 + mine[0].dropped
+        assert (mine[-1].seq, mine[-1].kind) == (42, "run_ended")
+        assert sum(each.dropped for each in mine) > 10
 
 
 def _agent(*, times: int) -> Any:

@@ -68,7 +68,8 @@ class Progress:
         result: What the tool returned, as the model is told.
         outcome: Of the end: that of the run, such as "succeeded" or "retry".
         truncated: `text`, `arguments` or `result` was too long and has lost its end.
-        dropped: How many before this one were dropped, because they came faster than they could be sent.
+        dropped: How many before this one were given up: they came faster than they could be sent, or the connection
+            broke; of the latter some may have arrived.
     """
 
     event_id: str
