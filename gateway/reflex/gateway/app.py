@@ -61,7 +61,7 @@ def create_app(
                 stack.push_async_callback(pool.close)
                 hub = await stack.enter_async_context(Hub(settings.database_url, pool, stopping=stopping))
                 app.state.hub = hub
-                app.state.progress = await stack.enter_async_context(ProgressFeed(settings.database_url))
+                app.state.progress = ProgressFeed(settings.database_url)
                 app.state.sessions = await stack.enter_async_context(Sessions(hub.read))
             await stack.enter_async_context(schemas)
             if commits is not None:

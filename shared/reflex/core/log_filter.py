@@ -22,8 +22,6 @@ class Filtered(Protocol):
     def key(self) -> str | None: ...
     @property
     def correlation_id(self) -> str | None: ...
-    @property
-    def reply_to(self) -> str | None: ...
 
 
 class LogFilter(NamedTuple):
@@ -40,12 +38,13 @@ class LogFilter(NamedTuple):
     reply_to: str | None = None
 
     def matches(self, event: Filtered) -> bool:
+        """Whether an event passes, or what is said of one. `reply_to` is known of events in the log only."""
         return (
             (not self.types or not set(self.types).isdisjoint(candidate_patterns(event.type)))
             and (not self.sources or event.source in self.sources)
             and (self.key is None or event.key == self.key)
             and (self.correlation_id is None or event.correlation_id == self.correlation_id)
-            and (self.reply_to is None or event.reply_to == self.reply_to)
+            and (self.reply_to is None or getattr(event, "reply_to", None) == self.reply_to)
         )
 
     def parameters(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -36,13 +36,13 @@ from tests.queue_fixtures import new_event
 
 
 @pytest.fixture
-async def address(database_url: str) -> AsyncIterator[Address]:
+async def address(database_url: str) -> AsyncGenerator[Address]:
     async with served(settings_for(database_url)) as address:
         yield address
 
 
 @pytest.fixture
-async def conn(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
+async def conn(database_url: str) -> AsyncGenerator[AsyncConnection[Any]]:
     """Rows are tuples, as the log's functions read them."""
     async with await connect(database_url, name="tests") as conn:
         yield conn

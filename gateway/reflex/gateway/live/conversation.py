@@ -25,6 +25,7 @@ from reflex.core.errors import ReflexError
 from reflex.core.events import NewEvent
 from reflex.core.log_filter import LogFilter
 from reflex.core.log_reading import LoggedEvent, tail_log
+from reflex.core.progress import Progress, as_json
 from reflex.core.replies import REPLY_TYPE
 from reflex.core.settings import Settings
 from reflex.gateway.live.closing import OUTBOX_REASONS, CloseCode
@@ -258,13 +259,18 @@ class Conversation:
         head = b'{"op":"event","subscription":%b,"cursor":"' % orjson.dumps(operation.id)
         render = partial(event_frame, head.decode())
         subscription = Subscription(filter, self._outbox, render=render, cursor=cursor)
-        stack = AsyncExitStack()
-        await stack.enter_async_context(self._services.hub.subscription(subscription, field="/after"))
-        if "progress" in operation.include:
-            stack.enter_context(self._services.progress.watching(operation.id, filter, self._outbox))
+        async with AsyncExitStack() as entered:
+            if "progress" in operation.include:
+                give = partial(self._say_progress, operation.id)
+                await entered.enter_async_context(self._services.progress.watched(filter, give))
+            await entered.enter_async_context(self._services.hub.subscription(subscription, field="/after"))
+            stack = entered.pop_all()
         self._subscriptions[operation.id] = subscription, stack
         # Offered, not put: nothing is awaited, so no event of it comes first.
         self._outbox.offer(frame("subscribed", operation.id, cursor=str(subscription.cursor)))
+
+    def _say_progress(self, id: str, progress: Progress) -> None:
+        self._outbox.offer_if_idle(frame("progress", subscription=id, progress=orjson.Fragment(as_json(progress))))
 
     async def _unsubscribe(self, id: str) -> None:
         if id not in self._subscriptions:

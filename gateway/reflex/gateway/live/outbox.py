@@ -77,8 +77,9 @@ class Outbox:
         if self._changed:
             self._wake()
 
-    def offer_if_spare(self, frame: str) -> None:
-        """Send it if there is plenty of room: what may be lost makes no client slow."""
+    def offer_if_idle(self, frame: str) -> None:
+        """Send it, unless more than half of the room is taken: for what may be dropped, which must not crowd out what
+        may not."""
         if self._has_half(len(frame)):
             self.offer(frame)
 

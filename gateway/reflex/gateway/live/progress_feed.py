@@ -1,115 +1,89 @@
-"""What runs say while they are going on, for the subscriptions that ask for it. Shown, not kept: it may have gaps.
+"""What runs do while they do it, for the subscriptions that asked for it: heard from the workers, kept nowhere.
 
-While somebody watches, this gateway tells the workers so and listens, on a connection of its own.
+Workers say nothing unless somebody watches, so the feed says so as long as there is a watcher, and listens only then.
 """
 
 import asyncio
 import random
-from collections.abc import Generator
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
 
-import orjson
 import psycopg
 import structlog
+from psycopg import AsyncConnection
 from psycopg.sql import SQL, Identifier
 
-from reflex.core.database import answered_within, connect, describe
+from reflex.core.database import answered_within, connect
 from reflex.core.log_filter import LogFilter
-from reflex.core.progress import PROGRESS_CHANNEL, WATCH_EVERY_S, Progress, as_json, ask_for_progress, decode
-from reflex.gateway.live.outbox import Outbox
+from reflex.core.progress import PROGRESS_CHANNEL, WATCH_EVERY_S, Progress, ask_for_progress, decode
 
 __all__ = ["ProgressFeed"]
 
-ANSWER_S: Final = 10.0
+ANSWER_S: Final = 5.0
+# How long a subscription waits until the workers have been told. Without it the first words of a run may be missing.
+READY_S: Final = 2.0
+
+Watcher = Callable[[Progress], None]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-class Subject(NamedTuple):
-    """What a filter looks at: of the event whose run it is."""
-
-    type: str
-    source: str
-    key: str | None
-    correlation_id: str | None
-    reply_to: str | None = None
-
-
-class Watcher(NamedTuple):
-    """A subscription, and the beginning of its frames."""
-
-    filter: LogFilter
-    outbox: Outbox
-    head: str
-
-
 class ProgressFeed:
-    """Use as `async with`."""
+    """One connection to the database while anybody watches, none otherwise."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._watchers: dict[object, Watcher] = {}
-        self._watched = asyncio.Event()
-        self._running: asyncio.Task[None] | None = None
-        self._works = True
+        self._watchers: dict[Watcher, LogFilter] = {}
+        self._listening: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
 
-    async def __aenter__(self) -> Self:
-        self._running = asyncio.create_task(self._run())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._running is not None
-        self._running.cancel()
-        await asyncio.gather(self._running, return_exceptions=True)
-
-    @contextmanager
-    def watching(self, subscription: str, filter: LogFilter, outbox: Outbox) -> Generator[None]:
-        """Frames of what passes the filter go to the outbox, where there is room."""
-        head = b'{"op":"progress","subscription":%b,"progress":' % orjson.dumps(subscription)
-        watcher = object()
-        self._watchers[watcher] = Watcher(filter, outbox, head.decode())
-        self._watched.set()
+    @asynccontextmanager
+    async def watched(self, filter: LogFilter, give: Watcher) -> AsyncGenerator[None]:
+        """Give what the runs of events that pass the filter do, from now on."""
+        self._watchers[give] = filter
+        if self._listening is None:
+            self._listening = asyncio.create_task(self._listen())
         try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(READY_S):
+                    await self._ready.wait()
             yield
         finally:
-            del self._watchers[watcher]
+            del self._watchers[give]
             if not self._watchers:
-                self._watched.clear()
+                listening, self._listening = self._listening, None
+                self._ready.clear()
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
 
-    async def _run(self) -> None:
+    async def _listen(self) -> None:
+        """Until cancelled. What is said during an outage is not heard."""
         wait_s = 0.1
         while True:
-            await self._watched.wait()
             try:
                 conn = await connect(self._url, name="reflex gateway: progress")
                 try:
-                    with answered_within(ANSWER_S, conn):
-                        await conn.execute(SQL("LISTEN {}").format(Identifier(PROGRESS_CHANNEL)))
-                    while self._watchers:
-                        with answered_within(ANSWER_S, conn):
-                            await ask_for_progress(conn)
+                    await conn.execute(SQL("LISTEN {}").format(Identifier(PROGRESS_CHANNEL)))
+                    while True:
+                        await self._ask(conn)
                         wait_s = 0.1
-                        self._works = True
                         async for notification in conn.notifies(timeout=WATCH_EVERY_S):
-                            self._hand_out(decode(notification.payload))
+                            self._hand_out(notification.payload)
                 finally:
                     await conn.close()
             except (psycopg.Error, OSError) as error:
-                if self._works:  # one line an outage
-                    self._works = False
-                    log.warning("progress is not shown now", database=describe(self._url), error=str(error).strip())
-                await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311 (jitter)
-                wait_s = min(wait_s * 2, WATCH_EVERY_S)
+                log.debug("progress cannot be watched for a while", error=str(error).strip())
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311 (jitter)
+            wait_s = min(wait_s * 2, 5)
 
-    def _hand_out(self, records: list[Progress]) -> None:
-        for record in records:
-            subject = Subject(record.type, record.source, record.key, record.correlation_id)
-            told = ""
-            for watcher in self._watchers.values():
-                if watcher.filter.matches(subject):
-                    told = told or as_json(record).decode() + "}"
-                    watcher.outbox.offer_if_spare(watcher.head + told)
+    async def _ask(self, conn: AsyncConnection[Any]) -> None:
+        with answered_within(ANSWER_S, conn):
+            await ask_for_progress(conn)
+        self._ready.set()
+
+    def _hand_out(self, payload: str) -> None:
+        for progress in decode(payload):
+            for give, filter in list(self._watchers.items()):
+                if filter.matches(progress):
+                    give(progress)
