@@ -124,7 +124,7 @@ def memory() -> int:
 
 
 async def test_frames_are_not_compressed(address: Address) -> None:
-    """Fails when permessage-deflate is agreed on: 300 KB for each connection, and a small frame may unpack to 64 MB."""
+    """Fails when permessage-deflate is agreed on: memory for its windows, and a small frame may unpack to 64 MB."""
     offer = "permessage-deflate; client_max_window_bits"
     async with raw(address, sec_websocket_extensions=offer) as client:
         assert b"permessage-deflate" not in cast("Any", client).head

@@ -1,10 +1,14 @@
 """The WebSocket with a real server and a real database: what each operation does, and what a session is good for."""
 
 import asyncio
+import itertools
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -23,10 +27,12 @@ from reflex.core.log_reading import drop_log, log_bounds
 from reflex.core.placing import place
 from reflex.core.progress import WATCH_CHANNEL, Progress, encode, send_progress
 from reflex.core.replies import REPLY_TYPE
+from reflex.gateway.app import create_app
 from reflex.gateway.live import sessions
+from reflex.gateway.server import listen, serve_until
 from tests.gateway.gateways import register_app, served, settings_for
 from tests.gateway.live.clients import Address, Client, connected
-from tests.processes import eventually
+from tests.processes import eventually, free_port
 from tests.queue_fixtures import new_event
 
 
@@ -214,6 +220,39 @@ async def test_events_reach_the_subscriptions_that_want_them(address: Address, c
         await client.hear("subscribed")
         again = [(await client.hear("event"))["event"]["id"] for _ in range(2)]
         assert again == [str(events[0].event_id), str(events[2].event_id)]
+
+
+async def test_the_guides_program_follows_the_log_through_a_break(
+    database_url: str, conn: AsyncConnection[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails when the guide has a program that does not run, or that misses what happened while it was cut off."""
+    guide = (Path(__file__).parents[3] / "docs/guides/websocket.md").read_text()
+    program = guide.partition("```python\n")[2].partition("```")[0].partition("asyncio.run(")[0]
+    names: dict[str, Any] = {}
+    exec(program, names)
+    names["connect"] = partial(names["connect"], reconnect_delays=lambda: itertools.repeat(0.05))
+    printed: list[str] = []
+
+    async def is_heard(key: str) -> bool:
+        await append(conn, [new_event("order.created", key=key), new_event("invoice", key="no order")])
+        await asyncio.sleep(0.05)
+        printed.extend(re.findall(r"'key': '([^']+)'", capsys.readouterr().out))
+        return key in printed
+
+    port = free_port()
+    following = asyncio.create_task(names["follow"](f"ws://127.0.0.1:{port}/ws"))
+    for key in ("before", "after"):
+        stop = asyncio.Event()
+        settings = settings_for(database_url)
+        app = create_app(settings, stopping=stop)
+        server = asyncio.create_task(serve_until(stop, app, listen("127.0.0.1", port), settings, grace_s=5))
+        await eventually(lambda key=key: is_heard(key))
+        stop.set()
+        await server
+        await append(conn, [new_event("order.created", key="meanwhile")])
+    following.cancel()
+    assert [key for key, _ in itertools.groupby(printed)] == ["before", "meanwhile", "after"]
+    assert printed.count("meanwhile") == 1
 
 
 async def test_a_subscription_resumes_behind_a_cursor_and_begins_with_a_tail(
