@@ -27,7 +27,8 @@ from reflex.core.database import connect
 from reflex.core.dead_letters import purge_dead_letter, retry_dead_letter
 from reflex.core.ids import new_id
 from reflex.core.journal import JournalUnavailable, LeaseLost, Step, StepKind, StepStore
-from reflex.core.queue import exchange, promote_scheduled, reap
+from reflex.core.queue import exchange, promote_scheduled
+from reflex.core.reaping import reap
 from reflex.core.registration import Registered
 from reflex.core.settlement import Claimed, Outcome, Settlement
 from reflex.worker.attempt import Attempts

@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeGuard
 
 from reflex.agent.failures import shown
 from reflex.agent.filters import Filter, FilterError
+from reflex.agent.ordering import ordering_of
 from reflex.core.events import Event
 from reflex.core.retry import RetryPolicy
 
@@ -47,13 +48,22 @@ class Trigger:
         retry: How often a delivery is tried, and how long it waits in between.
         timeout: How long one run may take. None is no limit: a living worker keeps its leases.
         deps: Anything; the agent finds it as `ctx.deps`.
+        ordered: Deliveries with the same key run one at a time, in the order in which their events were accepted.
+        key: Where an event has its key: `"key"` (the default) or `"source"`, the event's own, or a path below the
+            payload such as `"payload.conversation_id"`. Events without a value there are not ordered.
+        when_dead: What becomes of a key whose delivery has died: `"continue"` with the next one, or `"hold"` it until
+            the dead letter is retried or purged.
 
     Raises:
         TypeError: An argument is of the wrong kind; the sentence names the trigger.
-        ValueError: The name cannot be one, the filter matches nothing, or the timeout is not positive.
+        ValueError: The name cannot be one, the filter matches nothing, the timeout is not positive, `key` is no path,
+            or something is said about the order of a trigger that is not ordered.
     """
 
-    __slots__ = ("agent", "deps", "filter", "module", "name", "namespace", "prompt", "retry", "timeout", "where")
+    __slots__ = (
+        "agent", "deps", "filter", "key", "module", "name", "namespace", "ordered", "prompt", "retry", "timeout",
+        "when_dead", "where",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -65,6 +75,9 @@ class Trigger:
         retry: RetryPolicy | None = None,
         timeout: timedelta | None = None,
         deps: Any = None,
+        ordered: bool = False,
+        key: str | None = None,
+        when_dead: Literal["continue", "hold"] = "continue",
     ) -> None:
         self.name = checked_name(name)
         self.filter = checked_filter(name, filter)
@@ -73,6 +86,10 @@ class Trigger:
         self.retry = checked_retry(name, retry)
         self.timeout = checked_timeout(name, timeout)
         self.deps = deps
+        ordering = ordering_of(name, ordered=ordered, key=key, when_dead=when_dead)
+        self.ordered = ordered
+        self.key = ordering.key_path
+        self.when_dead = ordering.when_dead
         caller = inspect.currentframe()
         body = module_body(caller.f_back if caller else None)
         self.module: str = body.f_globals["__name__"] if body else "?"
@@ -111,6 +128,9 @@ class Trigger:
                 "cap_s": self.retry.cap.total_seconds(),
             },
             "timeout_s": self.timeout.total_seconds() if self.timeout else None,
+            "ordered": self.ordered,
+            "key": self.key,
+            "when_dead": self.when_dead if self.ordered else None,
         }
 
     def __repr__(self) -> str:
