@@ -358,7 +358,7 @@ async def test_a_registered_order_is_kept_with_the_trigger(db: AsyncConnection[A
 
     async def paths() -> list[Any]:
         found = await db.execute(
-            "SELECT t.key_path, r.key_path, when_dead FROM reflex.trigger AS t JOIN reflex.route AS r USING (trigger_id)"
+            "SELECT t.key_path, r.key_path, when_dead FROM reflex.trigger t JOIN reflex.route r USING (trigger_id)"
         )
         return await found.fetchall()
 

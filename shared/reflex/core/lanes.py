@@ -21,9 +21,10 @@ from reflex.core.events import NewEvent, candidate_patterns
 from reflex.core.settlement import Claimed, Settlement, as_arrays
 from reflex.core.statements import statement
 
-__all__ = ["WhenDead", "claim_lanes", "leave_lanes", "promote_lanes", "settle_lanes", "sweep_lanes"]
+__all__ = ["LaneId", "WhenDead", "claim_lanes", "leave_lanes", "promote_lanes", "settle_lanes", "sweep_lanes"]
 
 Key = tuple[int, UUID]
+LaneId = tuple[int, str]
 # How long a claim waits for a lane that appends keep locked. Longer than any append takes, shorter than anybody minds.
 PATIENCE: Final = "200ms"
 # How long a transaction that holds lanes may stand still before the server ends it: its process is frozen, and the
@@ -39,46 +40,48 @@ class WhenDead(StrEnum):
 
 
 async def claim_lanes(
-    conn: AsyncConnection[Any], *, worker_id: UUID, trigger_ids: Sequence[int], lanes: int, rows: int
-) -> list[Claimed]:
+    conn: AsyncConnection[Any],
+    *,
+    worker_id: UUID,
+    trigger_ids: Sequence[int],
+    lanes: int,
+    rows: int,
+    overdue: LaneId | None = None,
+) -> tuple[list[Claimed], LaneId | None]:
     """Claim up to `lanes` lanes whose turn it is, those that have waited longest first.
 
     Args:
         conn: Autocommit.
         trigger_ids: The first ones are served first.
         rows: How many deliveries to claim at most, about; each lane gives at least one.
+        overdue: A lane that the last claim found locked. This one waits for it, for a moment: where appends follow
+            closely upon one another, a lane is never found unlocked.
 
     Returns:
-        The leases, those of one lane together and in their order.
+        The leases, those of one lane together and in their order; and the oldest lane that was ready but locked.
 
     Raises:
         psycopg.OperationalError: Nothing is known; there may be leases that we have not heard of (`own_leases`).
     """
     parameters = {"worker_id": worker_id, "claim_trigger_id": list(trigger_ids), "lanes": lanes, "rows": rows}
-    claimed, skipped = await claim_unlocked(conn, parameters)
-    if skipped is not None:
-        trigger_id, key = skipped
+    if overdue is not None:
         try:
             async with conn.transaction():
                 # With this one lane in hand the claim still waits for nobody.
-                cursor = await conn.execute(
+                trigger_id, key = overdue
+                await conn.execute(
                     statement("await_lane"), {"trigger_id": trigger_id, "key": key, "patience": PATIENCE}
                 )
-                if await cursor.fetchone() is not None:
-                    parameters["lanes"] = lanes - len({(lease.trigger_id, lease.lane_key) for lease in claimed})
-                    more, _ = await claim_unlocked(conn, parameters)
-                    claimed += more
+                return await claim(conn, parameters)
         except psycopg.errors.LockNotAvailable:
             pass
-    return claimed
+    return await claim(conn, parameters)
 
 
-async def claim_unlocked(
-    conn: AsyncConnection[Any], parameters: dict[str, Any]
-) -> tuple[list[Claimed], tuple[int, str] | None]:
+async def claim(conn: AsyncConnection[Any], parameters: dict[str, Any]) -> tuple[list[Claimed], LaneId | None]:
     cursor = await conn.execute(statement("claim_lanes"), parameters)
     claimed: list[Claimed] = []
-    skipped: tuple[int, str] | None = None
+    skipped: LaneId | None = None
     for *columns, lane_key, position in await cursor.fetchall():
         if columns[1] is None:
             skipped = columns[0], lane_key

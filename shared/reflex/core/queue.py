@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 
 from reflex.core.consequences import carry_out, have_consequences
 from reflex.core.dead_letter_event import dead_letter_event
-from reflex.core.lanes import claim_lanes, settle_lanes
+from reflex.core.lanes import LaneId, claim_lanes, settle_lanes
 from reflex.core.settlement import Claimed, Outcome, Settlement, as_arrays
 from reflex.core.statements import statement
 
@@ -27,10 +27,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Exchanged:
-    """What an exchange brought: new leases, and the settlements that came too late to change anything."""
+    """What an exchange brought: new leases, and the settlements that came too late to change anything.
+
+    `overdue` is the oldest lane that was ready, but locked by somebody; to be handed to the next exchange.
+    """
 
     claimed: list[Claimed]
     stale: frozenset[tuple[int, UUID]]
+    overdue: LaneId | None = None
 
 
 async def exchange(
@@ -43,6 +47,7 @@ async def exchange(
     ordered_ids: Sequence[int] = (),
     rows: int = 0,
     lanes_first: bool = False,
+    overdue: LaneId | None = None,
 ) -> Exchanged:
     """Settle and claim.
 
@@ -57,6 +62,7 @@ async def exchange(
         rows: How many deliveries of lanes to claim at most, if those are fewer than the slots could take.
         lanes_first: Fill the slots from lanes first, and with other deliveries what is left. To be asked for every
             other time, so that neither kind starves the other.
+        overdue: As the last exchange said.
 
     Returns:
         The leases, oldest event first within a trigger; those of one lane together and in their order.
@@ -71,19 +77,28 @@ async def exchange(
     others = [settlement for settlement in settlements if settlement.lane_key is None] if laned else settlements
     claimed: list[Claimed] = []
     stale: frozenset[tuple[int, UUID]] = frozenset()
+    skipped: LaneId | None = None
+
+    async def from_lanes() -> None:
+        nonlocal skipped
+        if ordered_ids and (left := limit - slots_taken(claimed)) > 0:
+            leases, skipped = await claim_lanes(
+                conn, worker_id=worker_id, trigger_ids=ordered_ids, lanes=left, rows=rows, overdue=overdue
+            )
+            claimed.extend(leases)
+
     if laned:
         stale = await settle_lanes(conn, laned, wake=limit <= 0 or not ordered_ids)
-    if ordered_ids and lanes_first and limit > 0:
-        claimed = await claim_lanes(conn, worker_id=worker_id, trigger_ids=ordered_ids, lanes=limit, rows=rows)
+    if lanes_first:
+        await from_lanes()
     left = limit - slots_taken(claimed)
-    if others or left > 0:
+    if others or left > 0 or not laned:
         exchanged = await exchange_unordered(conn, worker_id, others, trigger_ids, left)
-        claimed += exchanged.claimed
+        claimed.extend(exchanged.claimed)
         stale |= exchanged.stale
-    left = limit - slots_taken(claimed)
-    if ordered_ids and not lanes_first and left > 0:
-        claimed += await claim_lanes(conn, worker_id=worker_id, trigger_ids=ordered_ids, lanes=left, rows=rows)
-    return Exchanged(claimed, stale)
+    if not lanes_first:
+        await from_lanes()
+    return Exchanged(claimed, stale, skipped)
 
 
 def slots_taken(claimed: Sequence[Claimed]) -> int:

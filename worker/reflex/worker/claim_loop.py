@@ -17,6 +17,7 @@ from psycopg import AsyncConnection
 
 from reflex.core.database import answered_within, connect, is_connection_error
 from reflex.core.ids import DeliveryId
+from reflex.core.lanes import LaneId
 from reflex.core.queue import Exchanged, exchange, own_leases, slots_taken
 from reflex.core.settlement import Claimed, Outcome, Settlement
 from reflex.worker.slots import Key, Slots
@@ -51,6 +52,7 @@ class ClaimLoop:
         self.trigger_ids = deque(trigger_ids)
         self.ordered_ids = deque(ordered_ids)
         self.lanes_first = False
+        self.overdue: LaneId | None = None
         self.trigger_names = trigger_names
         self.poll_interval_s = poll_interval_s
         self.answer_within_s = answer_within_s
@@ -131,6 +133,7 @@ class ClaimLoop:
         self.trigger_ids.rotate(-1)
         self.ordered_ids.rotate(-1)
         self.lanes_first = not self.lanes_first
+        self.overdue = exchanged.overdue
         if exchanged.stale:
             await self.discard(self.conn, settlements, exchanged.stale)
         self.take(exchanged.claimed)
@@ -185,6 +188,7 @@ class ClaimLoop:
             ordered_ids=list(self.ordered_ids),
             rows=self.slots.lane_rows(),
             lanes_first=self.lanes_first,
+            overdue=self.overdue,
         )
 
     def refused(self, settlement: Settlement, error: psycopg.Error) -> Settlement:

@@ -7,6 +7,7 @@ worker holds is always in exactly one of the three places.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
@@ -60,7 +61,7 @@ class Slots:
         self.waiting: deque[Batch] = deque()
         self.running: dict[Batch, asyncio.Task[None]] = {}
         self.finished: list[Settlement] = []
-        self.run_s = 1.0  # moving average of the run time
+        self.run_s = math.inf  # moving average of the run time; not known before the first
         self.log: Any = structlog.get_logger()
 
     @property
@@ -75,7 +76,9 @@ class Slots:
     def lane_rows(self) -> int:
         """How many deliveries a claim of lanes may take at most. What waits behind a long run is better off in the
         database, where a reader sees it as pending."""
-        return LANE_ROWS if self.runs_are_short else 0
+        if not self.runs_are_short:
+            return 0
+        return max(0, LANE_ROWS - sum(len(batch.left) for batch in (*self.waiting, *self.running)))
 
     def known(self) -> set[Key]:
         """Trigger and event of every lease that is here."""
@@ -134,7 +137,8 @@ class Slots:
         except asyncio.CancelledError:
             # Only a drain, a lost lease and a lost incarnation cancel; for the latter two nobody settles any more.
             settlement = released(lease)
-        self.run_s += (time.perf_counter() - started - self.run_s) * 0.05
+        elapsed_s = time.perf_counter() - started
+        self.run_s = elapsed_s if self.run_s == math.inf else self.run_s + (elapsed_s - self.run_s) * 0.05
         return settlement
 
     async def stop(self) -> None:

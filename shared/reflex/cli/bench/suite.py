@@ -14,6 +14,7 @@ from reflex.cli.bench.databases import open_server
 from reflex.cli.bench.history import history
 from reflex.cli.bench.idle import idle
 from reflex.cli.bench.ingest import batch, single
+from reflex.cli.bench.lanes import lanes
 from reflex.cli.bench.latency import latency
 from reflex.cli.bench.machine import facts, load_average
 from reflex.cli.bench.results import Row, failed, short
@@ -33,6 +34,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[Setting], list[Row]]]] = {
     "batch": batch,
     "drain": throughput,
     "history": history,
+    "lanes": lanes,
     "latency": latency,
     "takeover": takeover,
     "wal": wal,

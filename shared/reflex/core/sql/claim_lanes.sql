@@ -1,6 +1,6 @@
 -- Claim up to %(lanes)s ready lanes, those that have waited longest first, with up to about %(rows)s deliveries of them.
 -- Never waits: lanes that somebody has locked are skipped. The oldest of those comes back as a row without an
--- event_id, if there are slots left: appends may follow so closely upon one another that a lane is never found unlocked.
+-- event_id, if there are slots left, for the next claim to wait for.
 -- A ctid from FOR UPDATE is that of the newest row. If the lane changed after this statement's snapshot was taken, the
 -- snapshot does not see that row, and `seen` drops the lane: its deliveries may have changed as well (one was given
 -- back, perhaps), and those of the snapshot would be claimed out of order.
