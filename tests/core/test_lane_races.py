@@ -181,10 +181,11 @@ async def test_a_lane_that_changed_after_the_snapshot_is_not_claimed_by_it(
     events = await publish(one, "a", "a")
     # The claim looks whether its worker is alive after its snapshot was taken, and before it locks any lane.
     await one.execute("ALTER TABLE reflex.worker RENAME TO worker_rows")
-    await one.execute(
+    view = (
         "CREATE VIEW reflex.worker AS SELECT * FROM reflex.worker_rows "
         f"WHERE worker_id <> '{slow}' OR pg_advisory_xact_lock_shared(1) IS NOT NULL"
     )
+    await one.execute(view.encode())
     async with three.transaction():
         await three.execute("SELECT pg_advisory_xact_lock(1)")
         late = asyncio.create_task(claim_ordered(two, slow, registered))

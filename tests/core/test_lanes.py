@@ -16,7 +16,7 @@ from reflex.core.queue import dead_settlement, exchange, own_leases, promote_sch
 from reflex.core.reads import get_event
 from reflex.core.reaping import reap
 from reflex.core.registration import Registered
-from reflex.core.settlement import Claimed, Outcome, Settlement
+from reflex.core.settlement import NOT_BEGUN, Claimed, Outcome, Settlement
 from tests.queue_fixtures import (
     claim_ordered,
     count,
@@ -128,7 +128,7 @@ async def test_a_retry_makes_its_key_wait_and_comes_first_again(db: AsyncConnect
     events = await publish_keys(db, "aaa")
     first, *rest = await claim_ordered(db, worker_id, registered)
     failed = settled(first, Outcome.RETRY, error="boom", retry_in=timedelta(seconds=30))
-    await settle(db, worker_id, failed, *(settled(lease, Outcome.RELEASED) for lease in rest))
+    await settle(db, worker_id, failed, *(settled(c, Outcome.RELEASED, reason=NOT_BEGUN) for c in rest))
     assert await lane(db) == (3, 0, 0)
     assert await claim_ordered(db, worker_id, registered) == []
     promoted, next_in = await promote_lanes(db)

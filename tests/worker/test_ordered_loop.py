@@ -116,6 +116,27 @@ async def test_a_long_run_holds_one_slot_and_its_key_and_no_more(database_url: s
             await eventually(lambda: is_quiet(conn))
 
 
+async def test_after_a_long_run_the_next_of_its_key_begins_when_that_is_settled(database_url: str) -> None:
+    """Fails if a batch goes on whatever its runs take: the next one would begin before what this one did is stored."""
+    runs = Runs()
+    seen: list[int] = []
+
+    async def attempt(lease: Claimed) -> Settlement:
+        async with await connect(database_url, name="agent") as own:
+            seen.append(await count(own, "run"))
+        await asyncio.sleep(0.03)
+        return await runs.quick(lease)
+
+    async with await connect(database_url, name="t") as conn:
+        registered = await ordered_shop(conn)
+        events = await publish(conn, "aaa")
+        async with looping(database_url, conn, registered, attempt) as loop:
+            loop.slots.run_s = 0.0001
+            await eventually(lambda: is_quiet(conn))
+        assert runs.of("a") == events
+        assert seen == [0, 1, 2]
+
+
 async def test_after_a_failure_nothing_of_the_batch_begins(database_url: str) -> None:
     """Fails if the batch goes on after a retry: the next delivery would overtake the one that failed."""
     runs = Runs()
@@ -160,11 +181,13 @@ async def test_draining_gives_a_lane_back_in_its_order(database_url: str) -> Non
         assert await fetch(conn, "SELECT outcome FROM reflex.run") == [("released",)]
 
 
-async def test_a_lane_that_was_lost_does_not_go_on_here(database_url: str) -> None:
-    """The worker was taken for dead, and hears of it when it settles the first of three.
+async def test_a_lane_that_was_lost_does_not_go_on_here(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker was taken for dead, and hears of it when it settles the first of three. However slow the machine is,
+    that was a short run.
 
     Fails without abandon(): it would run the other two while another worker does so, too.
     """
+    monkeypatch.setattr("reflex.worker.slots.SHORT_RUN_S", 3600)
     runs = Runs()
     first, second = asyncio.Event(), asyncio.Event()
 

@@ -3,14 +3,17 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from reflex.core.events import NewEvent
 from reflex.core.ids import DeliveryId
 from reflex.core.retry import RetryPolicy
 
-__all__ = ["Claimed", "Outcome", "Settlement", "after_failure", "as_arrays"]
+__all__ = ["NOT_BEGUN", "Claimed", "Outcome", "Settlement", "after_failure", "as_arrays"]
+
+# The reason of an ordered delivery that was released: it was claimed behind another one of its lane. It leaves no run.
+NOT_BEGUN: Final = "not_begun"
 
 
 class Outcome(StrEnum):

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import structlog
 
-from reflex.core.settlement import Claimed, Outcome, Settlement
+from reflex.core.settlement import NOT_BEGUN, Claimed, Outcome, Settlement
 
 __all__ = ["Batch", "Key", "Slots"]
 
@@ -26,7 +26,7 @@ Key = tuple[int, UUID]
 SHORT_RUN_S: Final = 0.02
 # How many deliveries of lanes one claim takes while runs are short: a lane gives no more until these are settled.
 LANE_ROWS: Final = 400
-# After any other outcome the next delivery of the lane must not begin before this one is settled.
+# After any other outcome, or a run that was not short, the next delivery of the lane begins when this one is settled.
 GOES_ON: Final = frozenset({Outcome.SUCCEEDED, Outcome.SKIPPED})
 
 
@@ -41,9 +41,9 @@ class Batch:
         first = self.left[0]
         self.lane = None if first.lane_key is None else (first.trigger_id, first.lane_key)
 
-    def given_back(self) -> list[Settlement]:
-        """Give back what is left."""
-        settlements = [released(lease) for lease in self.left]
+    def given_back(self, *, begun: int = 0) -> list[Settlement]:
+        """Give back what is left, of which so many had begun."""
+        settlements = [released(lease, begun=place < begun) for place, lease in enumerate(self.left)]
         self.left.clear()
         return settlements
 
@@ -97,7 +97,7 @@ class Slots:
 
     def refuse(self, claimed: Sequence[Claimed]) -> None:
         """Give them back at once."""
-        self.finished.extend(released(lease) for lease in claimed)
+        self.finished.extend(released(lease, begun=False) for lease in claimed)
 
     def give_back(self, older_than_s: float) -> None:
         """Give back what was prefetched and still has no slot: runs turned out longer than they looked, and another
@@ -119,27 +119,26 @@ class Slots:
 
     async def work(self, batch: Batch) -> None:
         while batch.left:
+            started = time.perf_counter()
             settlement = await self.settlement_of(batch.left[0])
+            elapsed_s = time.perf_counter() - started
+            self.run_s = elapsed_s if self.run_s == math.inf else self.run_s + (elapsed_s - self.run_s) * 0.05
             if batch not in self.running:
                 return  # it was given back while it did not stop
             batch.left.popleft()
             self.finished.append(settlement)
-            if settlement.outcome not in GOES_ON:
+            if settlement.outcome not in GOES_ON or elapsed_s >= SHORT_RUN_S:
                 self.finished.extend(batch.given_back())
             self.on_finished()
         del self.running[batch]
         self.fill()
 
     async def settlement_of(self, lease: Claimed) -> Settlement:
-        started = time.perf_counter()
         try:
-            settlement = await self.attempt(lease)
+            return await self.attempt(lease)
         except asyncio.CancelledError:
             # Only a drain, a lost lease and a lost incarnation cancel; for the latter two nobody settles any more.
-            settlement = released(lease)
-        elapsed_s = time.perf_counter() - started
-        self.run_s = elapsed_s if self.run_s == math.inf else self.run_s + (elapsed_s - self.run_s) * 0.05
-        return settlement
+            return released(lease, begun=True)
 
     async def stop(self) -> None:
         """Cancel what runs. A run that swallows its cancellation is given back all the same: the fence keeps its
@@ -153,9 +152,16 @@ class Slots:
             self.log.warning(
                 "a run does not stop; its delivery is given back", delivery_id=str(batch.left[0].delivery_id)
             )
-            self.finished.extend(batch.given_back())
+            self.finished.extend(batch.given_back(begun=1))
         self.running.clear()
 
 
-def released(lease: Claimed) -> Settlement:
-    return Settlement(lease.trigger_id, lease.event_id, lease.lease_epoch, Outcome.RELEASED, lane_key=lease.lane_key)
+def released(lease: Claimed, *, begun: bool) -> Settlement:
+    return Settlement(
+        lease.trigger_id,
+        lease.event_id,
+        lease.lease_epoch,
+        Outcome.RELEASED,
+        reason=None if begun else NOT_BEGUN,
+        lane_key=lease.lane_key,
+    )

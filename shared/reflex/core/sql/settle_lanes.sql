@@ -34,11 +34,7 @@ ended AS (
 ),
 judged AS (
     SELECT ended.*, ended.outcome IN ('retry', 'released') AS goes_back,
-           ended.outcome = 'dead' AND trigger.when_dead = 'hold' AS holds,
-           -- 1 for the delivery after which nothing of the lane was begun.
-           count(*) FILTER (WHERE ended.outcome NOT IN ('succeeded', 'skipped', 'cancelled')) OVER (
-               PARTITION BY ended.trigger_id, ended.lane_key ORDER BY ended.position, ended.event_id
-           ) AS failures
+           ended.outcome = 'dead' AND trigger.when_dead = 'hold' AS holds
     FROM ended
     JOIN reflex.trigger USING (trigger_id)
 ),
@@ -48,7 +44,7 @@ recorded AS (
     SELECT trigger_id, event_id, lease_epoch, attempt, worker_id, started_at, outcome, error, output::jsonb,
            usage::jsonb, trace_id
     FROM judged
-    WHERE outcome <> 'released' OR failures = 1
+    WHERE outcome <> 'released' OR reason IS DISTINCT FROM 'not_begun'
 ),
 returned AS (
     INSERT INTO reflex.ordered (trigger_id, key, position, event_id, attempt, lease_epoch)
