@@ -38,6 +38,13 @@ async def three(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
         yield conn
 
 
+@pytest.fixture
+async def looking(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
+    """Never inside a transaction: what pg_stat_activity says stays the same for the length of one."""
+    async with await connect(database_url, name="looking") as conn:
+        yield conn
+
+
 async def publish(conn: AsyncConnection[Any], *keys: str) -> list[UUID]:
     events = [new_event(key=key) for key in keys]
     await append(conn, events)
@@ -49,8 +56,8 @@ async def settle(conn: AsyncConnection[Any], worker_id: UUID, *settlements: Sett
     assert not done.stale
 
 
-async def waits_for_a_lock(looking: AsyncConnection[Any], name: str, *, locks: int = 1) -> None:
-    """Until the connections of that name wait for somebody."""
+async def waits_for_a_lock(looking: AsyncConnection[Any], name: str) -> None:
+    """Until the connection of that name waits for somebody."""
 
     async def waiting() -> bool:
         found = await looking.execute(
@@ -58,7 +65,7 @@ async def waits_for_a_lock(looking: AsyncConnection[Any], name: str, *, locks: i
             "AND wait_event_type = 'Lock'",
             [name],
         )
-        return await found.fetchone() == (locks,)
+        return await found.fetchone() == (1,)
 
     await eventually(waiting, what=f"a lock that {name} waits for")
 
@@ -71,37 +78,40 @@ async def in_order(conn: AsyncConnection[Any], key: str = "a") -> list[UUID]:
 async def test_positions_follow_the_order_of_the_commits(
     one: AsyncConnection[Any], two: AsyncConnection[Any], three: AsyncConnection[Any]
 ) -> None:
-    """The second append begins before the first one has drawn its last position.
+    """The second append begins, and has the lane of `a`, before the first one has drawn its last position in `b`.
 
     Fails if `keyed` draws the positions: the second append then has its own before it waits. So has it its place in
-    the log, if `unplaced` comes before the lanes and does not ask how many there are.
+    the log, if `unplaced` does not ask how many lanes there are.
     """
     await ordered_shop(one)
     async with one.transaction():
-        first = await publish(one, "a")
-        second = asyncio.create_task(publish(two, "a"))
+        first = await publish(one, "b")
+        second = asyncio.create_task(publish(two, "a", "b"))
         await waits_for_a_lock(three, "two")
-        first += await publish(one, "a")
-    assert await in_order(three) == [*first, *await second]
+        first += await publish(one, "b")
+    expected = [*first, (await second)[1]]
+    assert await in_order(three, "b") == expected
     found = await three.execute("SELECT event_ids FROM reflex.appended ORDER BY append_id")
-    assert [row[0][0] for row in await found.fetchall()] == [*first, *await second]
+    log = [event_id for row in await found.fetchall() for event_id in row[0]]
+    assert [event_id for event_id in log if event_id in expected] == expected
 
 
 async def test_appends_to_the_same_keys_in_different_order_do_not_deadlock(
-    one: AsyncConnection[Any], two: AsyncConnection[Any], three: AsyncConnection[Any]
+    one: AsyncConnection[Any], two: AsyncConnection[Any], three: AsyncConnection[Any], looking: AsyncConnection[Any]
 ) -> None:
     """Both wait for the third, which holds the lane that sorts first.
 
-    Fails without the ORDER BY of the upsert: one then holds `b` while it waits for `a`, the other the reverse.
+    Fails without the ORDER BY of the upsert (with that of the ids): the second has `b` then while it waits for `a`.
     """
     await ordered_shop(three)
     await publish(three, "a", "b")
     async with three.transaction():
         await three.execute("SELECT FROM reflex.lane WHERE key = 'a' FOR UPDATE")
-        appends = [asyncio.create_task(publish(one, "a", "b")), asyncio.create_task(publish(two, "b", "a"))]
-        await waits_for_a_lock(three, "one")
-        await waits_for_a_lock(three, "two")
-    await asyncio.gather(*appends)
+        first = asyncio.create_task(publish(one, "a", "b"))
+        await waits_for_a_lock(looking, "one")
+        second = asyncio.create_task(publish(two, "b", "a"))
+        await waits_for_a_lock(looking, "two")
+    await asyncio.gather(first, second)
     assert len(await in_order(three)) == len(await in_order(three, "b")) == 3
 
 
@@ -198,7 +208,7 @@ async def test_a_lane_that_changed_after_the_snapshot_is_not_claimed_by_it(
 
 
 async def test_workers_that_publish_into_each_others_lanes_do_not_deadlock(
-    one: AsyncConnection[Any], two: AsyncConnection[Any], three: AsyncConnection[Any]
+    one: AsyncConnection[Any], two: AsyncConnection[Any], three: AsyncConnection[Any], looking: AsyncConnection[Any]
 ) -> None:
     """Each settles a delivery of one lane and publishes an event of the other's. Fails without lock_lanes."""
     registered = await ordered_shop(three)
@@ -213,9 +223,9 @@ async def test_workers_that_publish_into_each_others_lanes_do_not_deadlock(
     async with three.transaction():
         await three.execute("SELECT FROM reflex.lane WHERE key = 'a' FOR UPDATE")
         settling = [asyncio.create_task(settle(one, workers[0], done(leases[0], "b")))]
-        await waits_for_a_lock(three, "one")
+        await waits_for_a_lock(looking, "one")
         settling.append(asyncio.create_task(settle(two, workers[1], done(leases[1], "a"))))
-        await waits_for_a_lock(three, "two")
+        await waits_for_a_lock(looking, "two")
     await asyncio.gather(*settling)
     assert len(await in_order(three)) == len(await in_order(three, "b")) == 1
 

@@ -119,11 +119,10 @@ async def test_a_long_run_holds_one_slot_and_its_key_and_no_more(database_url: s
 async def test_after_a_long_run_the_next_of_its_key_begins_when_that_is_settled(database_url: str) -> None:
     """Fails if a batch goes on whatever its runs take: the next one would begin before what this one did is stored."""
     runs = Runs()
-    seen: list[int] = []
+    unsettled: list[int] = []
 
     async def attempt(lease: Claimed) -> Settlement:
-        async with await connect(database_url, name="agent") as own:
-            seen.append(await count(own, "run"))
+        unsettled.append(len(loop.slots.finished))
         await asyncio.sleep(0.03)
         return await runs.quick(lease)
 
@@ -134,7 +133,7 @@ async def test_after_a_long_run_the_next_of_its_key_begins_when_that_is_settled(
             loop.slots.run_s = 0.0001
             await eventually(lambda: is_quiet(conn))
         assert runs.of("a") == events
-        assert seen == [0, 1, 2]
+        assert unsettled == [0, 0, 0]
 
 
 async def test_after_a_failure_nothing_of_the_batch_begins(database_url: str) -> None:
@@ -251,5 +250,5 @@ async def test_ordered_and_other_deliveries_do_not_starve_each_other(database_ur
         async with looping(database_url, conn, registered, runs.quick, concurrency=1) as loop:
             loop.slots.run_s = 1.0
             await eventually(lambda: len(runs.started) >= 20)
-        both = {lease.trigger_id for lease in runs.started[:20]}
-        assert both == set(registered.trigger_ids.values())
+        ordered = [lease.lane_key is not None for lease in runs.started[:20]]
+        assert 5 <= sum(ordered) <= 15

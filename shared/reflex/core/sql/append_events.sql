@@ -91,14 +91,12 @@ ready AS (
     RETURNING trigger_id
 ),
 later AS (
-    INSERT INTO reflex.scheduled (trigger_id, event_id, available_at)
-    SELECT matched.trigger_id, stored.event_id, stored.available_at
+    INSERT INTO reflex.scheduled (trigger_id, event_id, available_at, lane_key)
+    SELECT matched.trigger_id, stored.event_id, stored.available_at, NULL
     FROM stored
     JOIN matched USING (type)
     WHERE matched.key_path IS NULL AND stored.available_at > now()
-),
-later_keyed AS (
-    INSERT INTO reflex.scheduled (trigger_id, event_id, available_at, lane_key)
+    UNION ALL
     SELECT trigger_id, event_id, available_at, key
     FROM keyed
     WHERE available_at > now()
