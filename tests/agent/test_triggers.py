@@ -121,6 +121,9 @@ def test_the_definition_is_json_and_says_how_it_runs() -> None:
         "filter": "type_filter('order.created') & keyword_filter('amount', 5)",
         "retry": {"max_attempts": 3, "base_s": 1.0, "cap_s": 60.0},
         "timeout_s": 60.0,
+        "ordered": False,
+        "key": None,
+        "when_dead": None,
     }
     assert trigger.patterns == ("order.created",)
 

@@ -17,7 +17,8 @@ from reflex.agent.triggers import Trigger
 from reflex.core.database import connect
 from reflex.core.ids import new_id
 from reflex.core.journal import StepStore
-from reflex.core.queue import exchange, promote_scheduled, reap
+from reflex.core.queue import exchange, promote_scheduled
+from reflex.core.reaping import reap
 from reflex.core.registration import Registered
 from reflex.core.settlement import Claimed, Settlement
 from reflex.worker.attempt import Attempts

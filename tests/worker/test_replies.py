@@ -18,7 +18,8 @@ from reflex.core.database import connect
 from reflex.core.events import NewEvent
 from reflex.core.ids import new_id
 from reflex.core.log import append
-from reflex.core.queue import exchange, own_leases, reap
+from reflex.core.queue import exchange, own_leases
+from reflex.core.reaping import reap
 from reflex.core.replies import REPLY_TYPE, WAITED_FOR
 from reflex.core.settlement import Claimed, Outcome, Settlement
 from reflex.worker.attempt import Attempts

@@ -12,6 +12,7 @@ import orjson
 from psycopg import AsyncConnection
 
 from reflex.core.events import pattern_bounds
+from reflex.core.lanes import WhenDead
 from reflex.core.schedules import ScheduleDefinition, register_schedules
 from reflex.core.statements import statement
 
@@ -38,12 +39,17 @@ class EventType:
 
 @dataclass(frozen=True, slots=True)
 class TriggerDefinition:
-    """A trigger as the database knows it. `definition` is for people to read; nothing decides by it."""
+    """A trigger as the database knows it. `definition` is for people to read; nothing decides by it.
+
+    `key_path` makes the trigger ordered: `key`, `source`, or a path below the payload such as `payload.order.id`.
+    """
 
     name: str
     patterns: tuple[str, ...]
     max_attempts: int
     definition: Mapping[str, Any]
+    key_path: str | None = None
+    when_dead: WhenDead = WhenDead.CONTINUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +97,14 @@ async def register(conn: AsyncConnection[Any], manifest: Manifest) -> Registered
                 "name": [trigger.name for trigger in manifest.triggers],
                 "max_attempts": [trigger.max_attempts for trigger in manifest.triggers],
                 "definition": [orjson.dumps(trigger.definition).decode() for trigger in manifest.triggers],
+                "key_path": [trigger.key_path for trigger in manifest.triggers],
+                "when_dead": [trigger.when_dead for trigger in manifest.triggers],
             },
         )
         trigger_ids: dict[str, int] = dict(await cursor.fetchall())
         schedule_ids = await register_schedules(conn, app_id, manifest.schedules)
         routes = [
-            (trigger_ids[trigger.name], pattern, *pattern_bounds(pattern))
+            (trigger_ids[trigger.name], pattern, *pattern_bounds(pattern), trigger.key_path)
             for trigger in manifest.triggers
             for pattern in trigger.patterns
         ]
@@ -108,8 +116,11 @@ async def register(conn: AsyncConnection[Any], manifest: Manifest) -> Registered
                 "pattern": [route[1] for route in routes],
                 "low": [route[2] for route in routes],
                 "high": [route[3] for route in routes],
+                "key_path": [route[4] for route in routes],
             },
         )
+        going_on = [trigger_ids[t.name] for t in manifest.triggers if t.when_dead is WhenDead.CONTINUE]
+        await cursor.execute(statement("lift_holds"), {"trigger_ids": going_on})
     return Registered(app_id, trigger_ids, schedule_ids)
 
 

@@ -44,7 +44,14 @@ class App:
                 EventType(type, EventRegistry.payload_schema(type)) for type in sorted(EventRegistry.classes)
             ),
             triggers=tuple(
-                TriggerDefinition(trigger.name, trigger.patterns, trigger.retry.max_attempts, trigger.definition())
+                TriggerDefinition(
+                    trigger.name,
+                    trigger.patterns,
+                    trigger.retry.max_attempts,
+                    trigger.definition(),
+                    key_path=trigger.key,
+                    when_dead=trigger.when_dead,
+                )
                 for trigger in self.triggers
             ),
             schedules=tuple(schedule.definition() for schedule in self.schedules),

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeGuard
 
 from reflex.agent.declarations import Declaration, checked_name
 from reflex.agent.filters import Filter, FilterError
+from reflex.agent.ordering import ordering_of
 from reflex.core.events import Event
 from reflex.core.retry import RetryPolicy
 
@@ -39,13 +40,19 @@ class Trigger(Declaration):
         retry: How often a delivery is tried, and how long it waits in between.
         timeout: How long one run may take. None is no limit: a living worker keeps its leases.
         deps: Anything; the agent finds it as `ctx.deps`.
+        ordered: Deliveries with the same key run one at a time, in the order in which their events were accepted.
+        key: Where an event has its key: `"key"` (the default) or `"source"`, the event's own, or a path below the
+            payload such as `"payload.conversation_id"`. Events without a value there are not ordered.
+        when_dead: What becomes of a key whose delivery has died: `"continue"` with the next one, or `"hold"` it until
+            the dead letter is retried or purged.
 
     Raises:
         TypeError: An argument is of the wrong kind; the sentence names the trigger.
-        ValueError: The name cannot be one, the filter matches nothing, or the timeout is not positive.
+        ValueError: The name cannot be one, the filter matches nothing, the timeout is not positive, `key` is no path,
+            or something is said about the order of a trigger that is not ordered.
     """
 
-    __slots__ = ("agent", "deps", "filter", "prompt", "retry", "timeout")
+    __slots__ = ("agent", "deps", "filter", "key", "ordered", "prompt", "retry", "timeout", "when_dead")
     kind: ClassVar = "trigger"
 
     def __init__(
@@ -58,6 +65,9 @@ class Trigger(Declaration):
         retry: RetryPolicy | None = None,
         timeout: timedelta | None = None,
         deps: Any = None,
+        ordered: bool = False,
+        key: str | None = None,
+        when_dead: Literal["continue", "hold"] = "continue",
     ) -> None:
         checked_name(self.kind, name)
         self.filter = checked_filter(name, filter)
@@ -66,6 +76,10 @@ class Trigger(Declaration):
         self.retry = checked_retry(name, retry)
         self.timeout = checked_timeout(name, timeout)
         self.deps = deps
+        ordering = ordering_of(name, ordered=ordered, key=key, when_dead=when_dead)
+        self.ordered = ordered
+        self.key = ordering.key_path
+        self.when_dead = ordering.when_dead
         super().__init__(name)
 
     @property
@@ -98,6 +112,9 @@ class Trigger(Declaration):
                 "cap_s": self.retry.cap.total_seconds(),
             },
             "timeout_s": self.timeout.total_seconds() if self.timeout else None,
+            "ordered": self.ordered,
+            "key": self.key,
+            "when_dead": self.when_dead if self.ordered else None,
         }
 
     def __repr__(self) -> str:

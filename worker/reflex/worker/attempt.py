@@ -197,7 +197,9 @@ def answering(claimed: Claimed, published: Sequence[NewEvent]) -> Sequence[NewEv
 
 
 def settled(claimed: Claimed, outcome: Outcome, **rest: Any) -> Settlement:
-    return Settlement(claimed.trigger_id, claimed.event_id, claimed.lease_epoch, outcome, **rest)
+    return Settlement(
+        claimed.trigger_id, claimed.event_id, claimed.lease_epoch, outcome, lane_key=claimed.lane_key, **rest
+    )
 
 
 def as_json(usage: dict[str, Any] | None) -> str | None:

@@ -10,7 +10,9 @@ import structlog
 from psycopg import AsyncConnection
 
 from reflex.core.database import answered_within
-from reflex.core.queue import promote_scheduled, reap, route_unrouted
+from reflex.core.lanes import leave_lanes, promote_lanes, sweep_lanes
+from reflex.core.queue import promote_scheduled, route_unrouted
+from reflex.core.reaping import reap
 from reflex.core.schedules import retire_schedules
 from reflex.core.workers import retire_triggers
 from reflex.worker.standing import standing
@@ -24,7 +26,7 @@ LEASE_TIMEOUTS_PER_CHORE: Final = 6
 
 class Maintenance:
     """Promotes what is due, reaps dead workers, routes unrouted events, retires triggers and schedules that nobody
-    knows any more."""
+    knows any more, and clears away lanes that are empty or not wanted any more."""
 
     def __init__(self, url: str, *, lease_timeout_s: float) -> None:
         self.url = url
@@ -54,6 +56,7 @@ class Maintenance:
             "reap": self.reap,
             "route": self.route,
             "retire": self.retire,
+            "clear": self.clear,
         }
         self.due = {}
         last = boot_clock()
@@ -75,10 +78,10 @@ class Maintenance:
                 pass
 
     async def promote(self, conn: AsyncConnection[Any]) -> float:
-        promoted, next_in = await promote_scheduled(conn, limit=BATCH)
-        if promoted >= BATCH:
+        found = [await promote_scheduled(conn, limit=BATCH), await promote_lanes(conn, limit=BATCH)]
+        if any(promoted >= BATCH for promoted, _ in found):
             return 0.0
-        return 1.0 if next_in is None else min(1.0, next_in.total_seconds())
+        return min([1.0, *(next_in.total_seconds() for _, next_in in found if next_in is not None)])
 
     async def reap(self, conn: AsyncConnection[Any]) -> float:
         if boot_clock() - self.steady_since >= self.lease_timeout_s:
@@ -101,6 +104,13 @@ class Maintenance:
         for name in await retire_schedules(conn):
             self.log.warning("retired a schedule that no running worker knows", schedule=name)
         return 30.0
+
+    async def clear(self, conn: AsyncConnection[Any]) -> float:
+        moved = await leave_lanes(conn, limit=BATCH)
+        if moved:
+            self.log.info("deliveries of triggers that are ordered no more go on without order", deliveries=moved)
+        swept = await sweep_lanes(conn, limit=BATCH)
+        return 0.0 if BATCH in (moved, swept) else 5.0
 
 
 def boot_clock() -> float:

@@ -127,6 +127,7 @@ async def live(
         url,
         worker_id=worker_id,
         trigger_ids=tuple(triggers),
+        ordered_ids=[trigger_id for trigger_id, trigger in triggers.items() if trigger.ordered],
         trigger_names={trigger_id: trigger.name for trigger_id, trigger in triggers.items()},
         concurrency=settings.concurrency,
         poll_interval_s=settings.poll_interval_s,
@@ -176,7 +177,7 @@ async def live(
     try:
         await asyncio.wait([claiming, *background, *signals], return_when=asyncio.FIRST_COMPLETED)
         if stopping.asked.is_set() and not declared_dead.is_set():
-            structlog.get_logger().info("draining: no more claims", running=len(loop.running))
+            structlog.get_logger().info("draining: no more claims", running=len(loop.slots.running))
             await loop.drain(settings.drain_grace_s, stopping.hurry)
             await asyncio.wait([claiming], timeout=LAST_SETTLE_S)
         elif not declared_dead.is_set():
@@ -188,7 +189,7 @@ async def live(
             part.cancel()
         await asyncio.gather(claiming, *background, *signals, return_exceptions=True)
         loop.accepting = False
-        await loop.stop_runs()
+        await loop.slots.stop()
         await progress.aclose()
         heartbeat.stop()
     if stopping.asked.is_set() and not declared_dead.is_set():

@@ -11,6 +11,8 @@ SELECT schedule_id, name, spec, missed, overlap, type, payload::text AS payload,
                          WHERE place.trigger_id = trigger.trigger_id AND place.event_id = schedule.last_event_id)
               OR EXISTS (SELECT FROM reflex.scheduled AS place
                          WHERE place.trigger_id = trigger.trigger_id AND place.event_id = schedule.last_event_id)
+              OR EXISTS (SELECT FROM reflex.ordered AS place
+                         WHERE place.trigger_id = trigger.trigger_id AND place.event_id = schedule.last_event_id)
               OR EXISTS (SELECT FROM reflex.lease AS place
                          WHERE place.trigger_id = trigger.trigger_id AND place.event_id = schedule.last_event_id)
        ) AS busy,
