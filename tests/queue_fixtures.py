@@ -8,13 +8,15 @@ from psycopg import AsyncConnection
 
 from reflex.core.events import NewEvent
 from reflex.core.ids import new_id
+from reflex.core.lanes import WhenDead
 from reflex.core.log import append
 from reflex.core.queue import exchange
 from reflex.core.registration import EventType, Manifest, Registered, TriggerDefinition, register
 from reflex.core.settlement import Claimed, Outcome, Settlement
 from reflex.core.workers import Incarnation, enlist
 
-__all__ = ["claim", "count", "enlisted", "is_quiet", "new_event", "publish", "settled", "shop"]
+__all__ = ["claim", "claim_ordered", "count", "enlisted", "is_quiet", "new_event", "ordered_shop", "publish", "settled",
+           "shop"]  # fmt: skip
 
 
 async def shop(
@@ -25,6 +27,18 @@ async def shop(
     types = tuple(EventType(pattern, {}) for pattern in set(triggers.values()) if "*" not in pattern)
     definitions = tuple(TriggerDefinition(name, (pattern,), max_attempts, {}) for name, pattern in triggers.items())
     return await register(conn, Manifest(app, types, definitions))
+
+
+async def ordered_shop(
+    conn: AsyncConnection[Any],
+    key_path: str | None = "key",
+    *,
+    when_dead: WhenDead = WhenDead.CONTINUE,
+    max_attempts: int = 3,
+) -> Registered:
+    """The shop with one trigger, `pack`, which is ordered by what is at the path."""
+    pack = TriggerDefinition("pack", ("order.created",), max_attempts, {}, key_path, when_dead)
+    return await register(conn, Manifest("shop", (EventType("order.created", {}),), (pack,)))
 
 
 def new_event(type: str = "order.created", payload: str = "{}", **fields: Any) -> NewEvent:
@@ -52,8 +66,20 @@ async def claim(
     return done.claimed
 
 
+async def claim_ordered(
+    conn: AsyncConnection[Any], worker_id: UUID, registered: Registered, *, limit: int = 10, rows: int = 100
+) -> list[Claimed]:
+    """Claim lanes first and whatever else there is."""
+    ids = list(registered.trigger_ids.values())
+    done = await exchange(
+        conn, worker_id=worker_id, settlements=[], trigger_ids=ids, limit=limit, ordered_ids=ids, rows=rows,
+        lanes_first=True,
+    )  # fmt: skip
+    return done.claimed
+
+
 def settled(lease: Claimed, outcome: Outcome = Outcome.SUCCEEDED, **rest: Any) -> Settlement:
-    return Settlement(lease.trigger_id, lease.event_id, lease.lease_epoch, outcome, **rest)
+    return Settlement(lease.trigger_id, lease.event_id, lease.lease_epoch, outcome, lane_key=lease.lane_key, **rest)
 
 
 async def count(conn: AsyncConnection[Any], table: str) -> int:
@@ -66,6 +92,6 @@ async def count(conn: AsyncConnection[Any], table: str) -> int:
 async def is_quiet(conn: AsyncConnection[Any]) -> bool:
     """Whether nothing is pending, scheduled or running: in one statement, for between two a delivery can move from the
     table that is asked next to the one that was asked before."""
-    places = ("delivery", "scheduled", "lease")
+    places = ("delivery", "ordered", "scheduled", "lease")
     anywhere = " UNION ALL ".join(f"(SELECT 1 FROM reflex.{place} LIMIT 1)" for place in places)
     return await (await conn.execute(anywhere.encode())).fetchone() is None

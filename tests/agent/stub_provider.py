@@ -1,10 +1,11 @@
-"""A model provider on 127.0.0.1 that speaks as much of OpenAI's API as pydantic-ai needs: chat completions and
-responses. What it answers is a script; what it was asked is kept."""
+"""A model provider on 127.0.0.1 that speaks as much of OpenAI's API as pydantic-ai needs: chat completions, streamed
+to who asks for it, and responses. What it answers is a script; what it was asked is kept."""
 
 import asyncio
 import json
+import re
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -13,7 +14,7 @@ from hypercorn.asyncio import serve  # pyright: ignore[reportUnknownVariableType
 from hypercorn.config import Config
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
@@ -90,6 +91,64 @@ def raw(body: str, *, status: int = 200, **headers: str) -> Answer:
     return answer
 
 
+class BreaksOff(Exception):
+    """The connection ends in the middle of an answer."""
+
+
+def stream(*pieces: str | asyncio.Event | dict[str, Any] | type[BreaksOff]) -> Answer:
+    """A streamed chat completion: texts are pieces of what it says, an event is waited for, anything else is sent as
+    it is, and BreaksOff is the end of the connection. It is complete after the last piece."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            match piece:
+                case str():
+                    yield line(chunk({"role": "assistant", "content": piece}))
+                case asyncio.Event():
+                    await piece.wait()
+                case dict():
+                    yield line(piece)
+                case _:
+                    raise piece
+        for last in END:
+            yield last
+
+    async def answer() -> Response:
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    return answer
+
+
+def streamed(whole: dict[str, Any]) -> Response:
+    """A chat completion in the form in which it is streamed, its text word by word."""
+    choice = whole["choices"][0]
+    message = choice["message"]
+    words = re.split(r"(?<=\S)(?=\s)", message["content"] or "")
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": word} for word in words]
+    if calls := message.get("tool_calls"):
+        deltas.append({"role": "assistant", "tool_calls": [{"index": at, **call} for at, call in enumerate(calls)]})
+    lines = [line(chunk(delta)) for delta in deltas]
+    lines += [line(chunk({}, choice["finish_reason"])), *END[1:]]
+    return Response(b"".join(lines), media_type="text/event-stream")
+
+
+def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return {"id": "c-1", "object": "chat.completion.chunk", "created": 1_767_225_600, "model": "stub",
+            "choices": [choice]}  # fmt: skip
+
+
+def line(data: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+END = (
+    line(chunk({}, "stop")),
+    line({**chunk({}), "choices": [], "usage": USAGE}),
+    b"data: [DONE]\n\n",
+)
+
+
 def silence(until: asyncio.Event) -> Answer:
     """No answer before the event is set."""
 
@@ -110,10 +169,14 @@ class StubProvider:
     authorizations: list[str | None] = field(default_factory=list[str | None])
 
     async def answer(self, request: Request) -> Response:
-        self.requests.append(await request.json())
+        asked = await request.json()
+        self.requests.append(asked)
         self.authorizations.append(request.headers.get("authorization"))
         answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
-        return await answer()
+        response = await answer()
+        if asked.get("stream") and b'"chat.completion"' in getattr(response, "body", b""):
+            return streamed(json.loads(bytes(response.body)))
+        return response
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import pytest
 from pydantic_ai import Agent
 
 from reflex.agent.app import App, load_app
-from reflex.agent.triggers import constructed
+from reflex.agent.declarations import constructed
 from reflex.core.errors import AppError
 from reflex.core.events import EventRegistry
 
@@ -129,6 +129,74 @@ def test_the_manifest_tells_types_triggers_and_patterns(write: Write) -> None:
     (trigger,) = manifest.triggers
     assert (trigger.name, trigger.patterns, trigger.max_attempts) == ("a", ("b.*", "test_app.order"), 7)
     assert trigger.definition["filter"] == "type_filter('test_app.order', 'b.*')"
+
+
+SCHEDULES = """
+from datetime import timedelta
+from reflex.agent.schedules import every, schedule
+@EventRegistry.register
+class Tick(BaseEvent):
+    type: Literal["test_app.tick"] = "test_app.tick"
+    n: int = 1
+Trigger("a", any_event(), act)
+"""
+
+
+def test_schedules_belong_to_the_app_as_triggers_do(write: Write) -> None:
+    """Also those of a module that was imported before. Fails if a module is reached by its triggers only."""
+    write(
+        dedent(HEAD) + SCHEDULES + "ticking = every(timedelta(minutes=5), event=Tick())",
+        module="shop_ticks",
+        head=False,
+    )
+    write("""
+        from reflex.agent.schedules import schedule
+        from shop_ticks import ticking
+        schedule("a", cron="@daily", event="test_app.tick", payload={"n": 2})
+    """)
+    sys.path.insert(0, str(Path.cwd()))
+    __import__("shop_ticks")
+    app = load()
+    assert names(app) == ["a"]
+    assert [(s.name, s.where) for s in app.schedules] == [
+        ("test_app.tick", "shop_ticks.py:15"),
+        ("a", "shop_app.py:10"),
+    ]
+    assert [(s.name, s.type, s.payload) for s in app.manifest().schedules] == [
+        ("test_app.tick", "test_app.tick", '{"n":1}'),
+        ("a", "test_app.tick", '{"n":2}'),
+    ]
+    assert load().schedules == app.schedules
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (
+            "schedule('b', cron='@daily', event=Tick())\nevery(timedelta(1), event=Tick(), name='b')",
+            "two schedules named 'b', at shop_app.py:15 and shop_app.py:16; rename one",
+        ),
+        (
+            "schedule('b', cron='daily', event=Tick())",
+            r"ValueError: schedule 'b': cron is 'daily'; .*\(shop_app.py:15\)",
+        ),
+        (
+            "every(timedelta(1), event='test_app.tick', payload={'n': 'x'})",
+            "refuses payload=: n: Input should be a valid",
+        ),
+    ],
+)
+def test_a_schedule_that_is_wrong_says_what_and_where(write: Write, body: str, sentence: str) -> None:
+    """Fails if only triggers' names are compared, or if a payload is not held against its class."""
+    write(dedent(HEAD) + SCHEDULES + body, head=False)
+    with pytest.raises(AppError, match=sentence):
+        load()
+
+
+def test_an_app_of_schedules_only_is_told_to_have_a_trigger(write: Write) -> None:
+    write("from reflex.agent.schedules import schedule\nschedule('b', cron='@daily', event='b')")
+    with pytest.raises(AppError, match="defines no trigger"):
+        load()
 
 
 @pytest.mark.parametrize(

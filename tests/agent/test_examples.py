@@ -9,11 +9,12 @@ import orjson
 import pytest
 
 from reflex.agent.app import App, load_app
+from reflex.agent.declarations import constructed
 from reflex.agent.execution import run_agent
 from reflex.agent.failures import classify
 from reflex.agent.models import Models, resolve_models
 from reflex.agent.signals import Retry
-from reflex.agent.triggers import constructed
+from reflex.agent.triggers import Trigger
 from reflex.core.events import Event, EventRegistry
 from tests.agent.records import make_context, make_record
 
@@ -152,7 +153,8 @@ async def test_the_guide_is_a_program_that_runs() -> None:
     exec(compile("\n".join(blocks), "writing-an-app.md", "exec"), {"__name__": "guide"})
     order = make_record(payload={"order_id": "A1", "amount": 250.0}, key="A1")
     booked = make_record("order.booked", {"order_id": "A1"})
-    app = App("guide", tuple(trigger for trigger in constructed[before:] if trigger.name != "carrier"))
+    triggers = [declaration for declaration in constructed[before:] if isinstance(declaration, Trigger)]
+    app = App("guide", tuple(trigger for trigger in triggers if trigger.name != "carrier"))
     found, published = await outputs(app, order)
     assert found == {
         "high-value-orders": "offline model: order.created received",
@@ -161,7 +163,20 @@ async def test_the_guide_is_a_program_that_runs() -> None:
         "reminders": None,
     }
     assert [event.type for event in published] == ["order.booked", "fraud.alarm", "order.booked"]
-    (carrier,) = [trigger for trigger in constructed[before:] if trigger.matches(booked)]
+    (carrier,) = [trigger for trigger in triggers if trigger.matches(booked)]
     with pytest.raises(Retry):
         await run_agent(carrier, make_context(booked), OFFLINE)
     await run_agent(carrier, make_context(booked, attempt=2), OFFLINE)
+
+
+async def test_the_guide_to_timers_is_an_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = PYTHON.findall((ROOT / "docs/guides/timers.md").read_text())
+    (tmp_path / "examples_of_timers.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    app = load_app("examples_of_timers")
+    daily, stock = app.manifest().schedules
+    assert (daily.name, daily.description, daily.key) == ("daily-report", "At 09:00 on Monday through Friday", "north")
+    assert (stock.name, stock.description, stock.overlap) == ("stock.check", "every 5 minutes", "skip")
+    record = make_record(daily.type, orjson.loads(daily.payload))
+    found, _ = await outputs(app, record)
+    assert found == {"reports": f"north: report of {record.time:%d %B}"}

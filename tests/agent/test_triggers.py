@@ -121,6 +121,9 @@ def test_the_definition_is_json_and_says_how_it_runs() -> None:
         "filter": "type_filter('order.created') & keyword_filter('amount', 5)",
         "retry": {"max_attempts": 3, "base_s": 1.0, "cap_s": 60.0},
         "timeout_s": 60.0,
+        "ordered": False,
+        "key": None,
+        "when_dead": None,
     }
     assert trigger.patterns == ("order.created",)
 
@@ -142,7 +145,8 @@ def test_an_app_of_functions_never_imports_pydantic_ai() -> None:
         from reflex.agent.execution import classify, run_agent
         from reflex.agent.filters import type_filter
         from reflex.agent.models import resolve_models
-        from reflex.agent.triggers import Trigger, constructed
+        from reflex.agent.declarations import constructed
+        from reflex.agent.triggers import Trigger
         async def act(ctx: AgentContext) -> None: ...
         trigger = Trigger("t", type_filter("a"), act)
         resolve_models(App("x", (trigger,)), "anthropic:claude-sonnet-4-5")

@@ -22,6 +22,7 @@ FROM (
     SELECT trigger_id, event_id, 'run' AS place FROM reflex.run WHERE outcome IN ('succeeded', 'skipped')
     UNION ALL SELECT trigger_id, event_id, 'dead' FROM reflex.dead_letter
     UNION ALL SELECT trigger_id, event_id, 'pending' FROM reflex.delivery
+    UNION ALL SELECT trigger_id, event_id, 'pending' FROM reflex.ordered
     UNION ALL SELECT trigger_id, event_id, 'scheduled' FROM reflex.scheduled
     UNION ALL SELECT trigger_id, event_id, 'leased' FROM reflex.lease
 ) AS trace

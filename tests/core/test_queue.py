@@ -7,7 +7,8 @@ import psycopg
 import pytest
 
 from reflex.core.database import connect
-from reflex.core.queue import dead_settlement, exchange, own_leases, promote_scheduled, reap, route_unrouted
+from reflex.core.queue import dead_settlement, exchange, own_leases, promote_scheduled, route_unrouted
+from reflex.core.reaping import reap
 from reflex.core.settlement import Outcome
 from reflex.core.workers import beat, retire_triggers
 from tests.queue_fixtures import claim, count, enlisted, new_event, publish, settled, shop

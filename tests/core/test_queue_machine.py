@@ -13,7 +13,8 @@ from psycopg import AsyncConnection
 
 from reflex.core.database import connect
 from reflex.core.events import NewEvent
-from reflex.core.queue import dead_settlement, exchange, promote_scheduled, reap
+from reflex.core.queue import dead_settlement, exchange, promote_scheduled
+from reflex.core.reaping import reap
 from reflex.core.settlement import Claimed, Outcome, Settlement
 from tests.queue_fixtures import claim, enlisted, new_event, settled, shop
 

@@ -89,6 +89,24 @@ def test_every_frame_and_every_closing_code_is_described() -> None:
     assert document["x-closing-codes"].keys() == {str(int(code)) for code in CloseCode}
 
 
+def test_the_guide_has_every_frame_and_every_closing_code() -> None:
+    """Fails when a table of the guide is not that of the code."""
+    guide = (Path(__file__).parents[2] / "docs/guides/websocket.md").read_text()
+    rows = {"client frames": list[str](), "server frames": list[str](), "closing codes": list[str]()}
+    for frame in CLIENT_FRAMES:
+        members = ", ".join(f"**`{f.name}`**" if f.required else f"`{f.name}`" for f in frame.fields)
+        answers = ", ".join(f"`{answer}`" for answer in frame.answers)
+        rows["client frames"].append(f"| `{frame.op}` | {members} | {answers} | {frame.summary} |")
+    for frame in SERVER_FRAMES:
+        members = ", ".join(f"`{field.name}`" for field in frame.fields)
+        rows["server frames"].append(f"| `{frame.op}` | {members} | {frame.summary} |")
+    for code, said in CLOSINGS.items():
+        rows["closing codes"].append(f"| {int(code)} | {said.meaning} | {said.advice} |")
+    for name, expected in rows.items():
+        table = guide.partition(f"<!-- {name} -->\n")[2].partition("\n\n")[0]
+        assert table.splitlines()[2:] == expected
+
+
 def test_an_event_of_the_log_is_what_the_document_says() -> None:
     """Fails when the log's JSON gets a field that the description does not have."""
     now = datetime.now(UTC)

@@ -122,6 +122,7 @@ async def test_real_answers_are_what_the_document_says(client: httpx2.AsyncClien
         "/events/{id}": tuple(f"/events/{id}" for id in (story.event_id, story.unrouted_id, nobody, f"{nobody}?x=1")),
         "/event-types": ("/event-types", "/event-types?x=1"),
         "/triggers": ("/triggers", "/triggers?x=1"),
+        "/schedules": ("/schedules", "/schedules?x=1"),
         "/dead-letters": ("/dead-letters", "/dead-letters?limit=0"),
         "/dead-letters/{id}": (f"/dead-letters/{story.dead}", f"/dead-letters/{letter}", f"/dead-letters/{letter}?x=1"),
         "/health": ("/health",),

@@ -58,7 +58,7 @@ async def looping(
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await loop.stop_runs()
+        await loop.slots.stop()
 
 
 def make(
@@ -110,15 +110,15 @@ async def test_short_runs_are_claimed_ahead_and_given_back_when_they_turn_long(d
         await connect(database_url, name="t") as conn,
         looping(database_url, conn, bench.held, concurrency=2) as loop,
     ):
-        loop.run_s = 0.001
+        loop.slots.run_s = 0.001
         await publish(conn, 4)
-        await eventually(lambda: len(loop.waiting) == 2)
+        await eventually(lambda: len(loop.slots.waiting) == 2)
         assert await count(conn, "lease") == 4
 
         async def given_back() -> bool:
             return await count(conn, "delivery") == 2
 
-        loop.run_s = 1.0
+        loop.slots.run_s = 1.0
         await eventually(given_back)
         rows = await (await conn.execute("SELECT DISTINCT attempt FROM reflex.delivery")).fetchall()
         assert rows == [(0,)]
@@ -139,7 +139,7 @@ async def test_outcomes_survive_a_broken_connection(database_url: str) -> None:
         )
         bench.gate.set()
         await eventually(lambda: all_settled(conn, 4))
-        assert loop.finished == []
+        assert loop.slots.finished == []
         assert len(bench.started) == 4, "no run was done again: its outcome had been kept"
 
 
@@ -197,7 +197,7 @@ async def test_draining_releases_at_once_finishes_what_it_can_and_gives_back_the
         looping(database_url, conn, attempt, concurrency=2) as loop,
     ):
         (first, second, *_) = await publish(conn, 5)
-        await eventually(lambda: len(loop.running) == 2)
+        await eventually(lambda: len(loop.slots.running) == 2)
         draining = asyncio.create_task(loop.drain(1.0, asyncio.Event()))
         await asyncio.sleep(0.1)
         quick.set()
@@ -229,7 +229,7 @@ async def test_a_run_that_swallows_its_cancellation_is_given_back_all_the_same(d
         looping(database_url, conn, stubborn) as loop,
     ):
         await publish(conn)
-        await eventually(lambda: len(loop.running) == 1)
+        await eventually(lambda: len(loop.slots.running) == 1)
         hurry = asyncio.Event()
         hurry.set()
         await loop.drain(60, hurry)

@@ -18,6 +18,7 @@ from reflex.gateway.live import websocket
 from reflex.gateway.live.admission import Admission
 from reflex.gateway.live.event_source import EventSource
 from reflex.gateway.live.hub import Hub
+from reflex.gateway.live.progress_feed import ProgressFeed
 from reflex.gateway.live.sessions import Sessions
 from reflex.gateway.problems import CatchAll, exception_handlers
 from reflex.gateway.publishing import Publisher
@@ -60,6 +61,7 @@ def create_app(
                 stack.push_async_callback(pool.close)
                 hub = await stack.enter_async_context(Hub(settings.database_url, pool, stopping=stopping))
                 app.state.hub = hub
+                app.state.progress = await stack.enter_async_context(ProgressFeed(settings.database_url))
                 app.state.sessions = await stack.enter_async_context(Sessions(hub.read))
             await stack.enter_async_context(schemas)
             if commits is not None:

@@ -1,17 +1,20 @@
 """/asyncapi.json: the frames of the WebSocket as an AsyncAPI 3.0 document, made of the table that they are read by."""
 
+from dataclasses import MISSING, fields
 from functools import cache
 from importlib.metadata import version
 from typing import Any, Final
 
+from pydantic import TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from reflex.core.progress import Progress
 from reflex.gateway.answers import json_answer
 from reflex.gateway.live.closing import CLOSINGS
 from reflex.gateway.live.frames import CLIENT_FRAMES, QUERY, SERVER_FRAMES, Frame
-from reflex.gateway.openapi import PROBLEM
+from reflex.gateway.openapi import PROBLEM, PlainSchema
 from reflex.gateway.publishing_schema import COMPONENTS
 
 __all__ = ["asyncapi_document", "routes"]
@@ -105,10 +108,26 @@ def asyncapi_document() -> dict[str, Any]:
         },
         "operations": operations,
         "components": {
-            "schemas": {"NewEvent": COMPONENTS["NewEvent"], "Event": STORED_EVENT, "Problem": PROBLEM}
+            "schemas": {
+                "NewEvent": COMPONENTS["NewEvent"],
+                "Event": STORED_EVENT,
+                "Problem": PROBLEM,
+                "Progress": progress_schema(),
+            }
         },
         "x-closing-codes": codes,
     }  # fmt: skip
+
+
+def progress_schema() -> dict[str, Any]:
+    """Of the record that workers send."""
+    schema = TypeAdapter(Progress).json_schema(schema_generator=PlainSchema)
+    return {
+        "type": "object",
+        "description": "One thing that a run did. What holds nothing is left out.",
+        "properties": schema["properties"],
+        "required": [field.name for field in fields(Progress) if field.default is MISSING],
+    }
 
 
 def describe_frame(frame: Frame) -> dict[str, Any]:

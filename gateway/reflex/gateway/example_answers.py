@@ -82,6 +82,7 @@ HEALTH: Final[dict[str, Any]] = {
         "orphaned": 0,
         "oldest_pending_s": 41.5,
         "estimated": [],
+        "held_keys": 0,
     },
     "workers": [],
 }

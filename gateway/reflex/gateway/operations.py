@@ -158,6 +158,16 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         method="GET",
+        path="/schedules",
+        name="listSchedules",
+        group="Read",
+        summary="The schedules: when each fires next, its last event, and how often it fired and was skipped.",
+        answers=(Answer(200, "The schedules.", reading.ScheduleList),),
+        problems=READS,
+        curl="{url}/schedules",
+    ),
+    Operation(
+        method="GET",
         path="/dead-letters",
         name="listDeadLetters",
         group="Dead letters",

@@ -1,4 +1,4 @@
-"""The log and the registry over HTTP: events with what became of them, event types, triggers. Nothing is changed."""
+"""The log and the registry over HTTP: events and what became of them, types, triggers, schedules. Changes nothing."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,11 +12,12 @@ from starlette.routing import Route
 from reflex.core.errors import NotFound
 from reflex.core.reads import get_event, list_event_types, list_events, list_triggers
 from reflex.core.rows import EventRow, EventTypeRow, TriggerRow
+from reflex.core.schedules import ScheduleRow, list_schedules
 from reflex.gateway.answers import json_answer
 from reflex.gateway.connections import read
 from reflex.gateway.query import CURSOR, LIMIT, Parameter, read_query
 
-__all__ = ["EVENT_PARAMETERS", "EventList", "EventTypeList", "TriggerList", "routes"]
+__all__ = ["EVENT_PARAMETERS", "EventList", "EventTypeList", "ScheduleList", "TriggerList", "routes"]
 
 EVENT_PARAMETERS: Final = (
     Parameter("type", "text", "A type, or a prefix such as `order.*`.", "order.created"),
@@ -54,6 +55,13 @@ class TriggerList:
     triggers: list[TriggerRow]
 
 
+@dataclass(frozen=True, slots=True)
+class ScheduleList:
+    """All schedules, by app and name."""
+
+    schedules: list[ScheduleRow]
+
+
 async def events(request: Request) -> Response:
     filters = read_query(request, EVENT_PARAMETERS)
     page = await read(request, lambda conn: list_events(conn, **filters))
@@ -78,6 +86,13 @@ async def triggers(request: Request) -> Response:
     return json_answer(TriggerList(rows))
 
 
+async def schedules(request: Request) -> Response:
+    read_query(request, ())
+    lease_timeout = timedelta(seconds=request.app.state.settings.lease_timeout_s)
+    rows = await read(request, lambda conn: list_schedules(conn, lease_timeout=lease_timeout))
+    return json_answer(ScheduleList(rows))
+
+
 def parse_event_id(text: str) -> UUID:
     """An id as the gateway writes them. UUID() alone takes braces, missing dashes and more: one event, one address."""
     try:
@@ -96,4 +111,5 @@ routes: list[Route] = [
     Route("/events/{id}", event, methods=["GET"]),
     Route("/event-types", event_types, methods=["GET"]),
     Route("/triggers", triggers, methods=["GET"]),
+    Route("/schedules", schedules, methods=["GET"]),
 ]

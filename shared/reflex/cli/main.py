@@ -113,7 +113,7 @@ def migrate() -> None:
 
 @app.command()
 def register(app: AppPath = None, json: Json = False) -> None:
-    """Load an app and put its event types and triggers into the database, as a starting worker does."""
+    """Load an app and put its event types, triggers and schedules into the database, as a starting worker does."""
     import asyncio
 
     from reflex.cli import registering
@@ -175,6 +175,17 @@ def status(json: Json = False) -> None:
     from reflex.core.settings import load_settings
 
     asyncio.run(show_status(load_settings(), as_json=json))
+
+
+@app.command()
+def schedules(json: Json = False) -> None:
+    """When each schedule fires next, and what its last event was."""
+    import asyncio
+
+    from reflex.cli.schedules import show_schedules
+    from reflex.core.settings import load_settings
+
+    asyncio.run(show_schedules(load_settings(), as_json=json))
 
 
 @app.command()

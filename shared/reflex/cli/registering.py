@@ -1,4 +1,4 @@
-"""`reflex register`: an app's event types and triggers into the database, without running anything."""
+"""`reflex register`: an app's event types, triggers and schedules into the database, without running anything."""
 
 import typer
 
@@ -31,3 +31,5 @@ async def register_app(settings: Settings, *, as_json: bool) -> None:
         typer.echo(f"  event type  {event_type.type}")
     for trigger in manifest.triggers:
         typer.echo(f"  trigger     {trigger.name}  <- {', '.join(trigger.patterns)}")
+    for schedule in manifest.schedules:
+        typer.echo(f"  schedule    {schedule.name}  {schedule.description} -> {schedule.type}")

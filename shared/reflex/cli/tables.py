@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import typer
 
-__all__ = ["ago", "print_json", "print_table"]
+__all__ = ["ago", "ahead", "print_json", "print_table"]
 
 
 def print_json(value: object) -> None:
@@ -40,9 +40,18 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, nothin
 
 
 def ago(moment: datetime) -> str:
-    """How long ago, in one unit: `12 s`, `3 h`."""
-    seconds = max(0.0, (datetime.now(UTC) - moment).total_seconds())
+    """How long ago, in one unit: `12 s ago`, `3 h ago`."""
+    return f"{in_one_unit((datetime.now(UTC) - moment).total_seconds())} ago"
+
+
+def ahead(moment: datetime) -> str:
+    """In how long, in one unit: `in 12 s`; `due` if the moment has come."""
+    seconds = (moment - datetime.now(UTC)).total_seconds()
+    return f"in {in_one_unit(seconds)}" if seconds > 0 else "due"
+
+
+def in_one_unit(seconds: float) -> str:
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"

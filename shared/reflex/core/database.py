@@ -129,10 +129,11 @@ def sever(conn: AsyncConnection[Any] | Connection[Any]) -> None:
 def is_connection_error(error: BaseException) -> bool:
     """Whether the database was unreachable or going away, rather than refusing what it was told.
 
-    A shutdown (57P01 to 57P03), a full disk or too many connections (class 53) count: waiting may help.
+    A shutdown (57P01 to 57P03), a full disk or too many connections (class 53) count: waiting may help. So does a
+    session that the server ended because it stood still inside a transaction (25P03): the process was frozen.
     """
     if not isinstance(error, psycopg.Error):
         return isinstance(error, OSError)
     if error.sqlstate is None:
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-    return error.sqlstate[:2] in {"08", "53", "57", "58"} or error.sqlstate == "25006"
+    return error.sqlstate[:2] in {"08", "53", "57", "58"} or error.sqlstate in {"25006", "25P03"}

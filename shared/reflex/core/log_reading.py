@@ -1,4 +1,4 @@
-"""Reading the log in commit order: giving appends their position, pages after a cursor, and where the log begins.
+"""Reading the log in commit order: pages after a cursor, and where the log begins.
 
     append() ──► appended ──place──► log ──read──► events after a cursor
 
@@ -26,13 +26,11 @@ __all__ = [
     "LoggedEvent",
     "drop_log",
     "log_bounds",
-    "place",
     "read_log",
     "tail_log",
 ]
 
 LOG_CHANNEL: Final = "reflex_log"
-APPENDS_A_TURN: Final = 1000
 PAGE_BYTES: Final = 8 * 1024 * 1024
 TAIL_APPENDS: Final = 10_000
 EVERYTHING: Final = LogFilter()
@@ -103,11 +101,7 @@ class LogBounds:
             CursorRejected: It is ahead of the log.
         """
         if cursor < self.start:
-            raise CursorExpired(
-                "the log was dropped up to a later place, so events after this cursor may be missing; "
-                f"read on from {self.start}, or without a cursor from now on",
-                field=field,
-            )
+            raise expired(self.start, field=field)
         if cursor > self.end:
             raise CursorRejected(
                 "this cursor is ahead of the log: it is from another database, or this one was restored from a backup",
@@ -116,16 +110,12 @@ class LogBounds:
         return cursor
 
 
-async def place(conn: AsyncConnection[Any], *, limit: int = APPENDS_A_TURN) -> int:
-    """Give appends that have none their position. Returns how many; `limit`: call again. 0 while another one does it.
-
-    Args:
-        conn: Autocommit.
-    """
-    cursor = await conn.execute(statement("place_appended"), {"limit": limit})
-    row = await cursor.fetchone()
-    assert row is not None
-    return row[0]
+def expired(start: Cursor, *, field: str) -> CursorExpired:
+    return CursorExpired(
+        "the log was dropped up to a later place, so events after this cursor may be missing; "
+        f"read on from {start}, or without a cursor from now on",
+        field=field,
+    )
 
 
 async def log_bounds(conn: AsyncConnection[Any]) -> LogBounds:
@@ -141,27 +131,35 @@ async def read_log(
     *,
     filter: LogFilter = EVERYTHING,
     limit: int = 500,
-    appends: int = 1000,
+    looked_at: int = 2000,
     max_bytes: int = PAGE_BYTES,
 ) -> LogPage:
     """The next page of the log.
 
     Args:
         limit: Of events.
-        appends: How many appends are looked at; it bounds the time a page takes when the filter matches little.
+        looked_at: After so many events the append being looked at is the last one; it bounds the time a page takes
+            when the filter matches little.
         max_bytes: Of payloads, as they are stored; one event is always let through.
 
     Returns:
         Events after the cursor. With no more to read, none, and the same cursor.
+
+    Raises:
+        CursorExpired: Events after it were dropped, perhaps since the page before.
     """
-    parameters = {**after._asdict(), **filter.parameters(), "limit": limit, "appends": appends, "max_bytes": max_bytes}
-    rows = await (await conn.execute(statement("read_log"), parameters)).fetchall()
-    end = after
-    if rows:
-        end = max(after, Cursor(rows[-1][0], rows[-1][1]))
-        if rows[-1][2] is None:
-            rows.pop()
-    return LogPage([LoggedEvent(Cursor(row[0], row[1]), *row[2:]) for row in rows], end)
+    bounds = {"limit": limit, "looked_at": looked_at, "max_bytes": max_bytes}
+    cursor = await conn.execute(statement("read_log"), {**after._asdict(), **filter.parameters(), **bounds})
+    rows = await cursor.fetchall()
+    start = Cursor(*rows[-1][-2:])
+    if after < start:
+        raise expired(start, field="after")
+    if rows[-1][0] is None:
+        return LogPage([], after)
+    end = max(after, Cursor(*rows[-1][:2]))
+    if rows[-1][2] is None:
+        rows.pop()
+    return LogPage([LoggedEvent(Cursor(*row[:2]), *row[2:-2]) for row in rows], end)
 
 
 async def tail_log(
@@ -175,6 +173,6 @@ async def tail_log(
 
 
 async def drop_log(conn: AsyncConnection[Any], *, until: Cursor) -> None:
-    """Forget the order of everything up to the position of `until`. Its events stay until they are dropped, too; a
-    reader whose cursor is older is told that it missed something."""
-    await conn.execute(statement("drop_log"), {"position": until.position})
+    """Forget the order of everything up to `until`. Its events stay until they are dropped, too; a reader whose cursor
+    is older is told that it missed something."""
+    await conn.execute(statement("drop_log"), until._asdict())

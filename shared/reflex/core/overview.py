@@ -37,6 +37,7 @@ class QueueNumbers:
     """How much is where. Exact below 10,000; `estimated` names the numbers that are larger and only about right.
 
     `pending` are due, `scheduled` wait for a time, `orphaned` are running deliveries whose worker is gone.
+    `held_keys` are keys of ordered triggers that stand still until somebody retries or purges a dead letter.
     `oldest_pending_s` is how long the oldest due delivery has waited, at most; null if none waits.
     """
 
@@ -48,6 +49,7 @@ class QueueNumbers:
     orphaned: int
     oldest_pending_s: float | None
     estimated: list[Literal["pending", "scheduled", "running", "dead", "unrouted"]]
+    held_keys: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,5 +120,10 @@ def describe_problems(overview: Overview) -> list[str]:
     if queue.orphaned:
         problems.append(
             f"{queue.orphaned} running deliveries belong to workers that are gone; any live worker will free them"
+        )
+    if queue.held_keys:
+        problems.append(
+            f"{queue.held_keys} keys of ordered triggers are held by a dead letter each, and what came after it waits: "
+            "retry or purge it (reflex dead-letters list)"
         )
     return problems

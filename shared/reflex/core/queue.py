@@ -1,6 +1,6 @@
-"""The queue: settle what finished and claim what is pending, in one round trip; give back; free what the dead held."""
+"""The queue: settle what finished and claim what is pending, in one round trip; make due what was put off."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,45 +8,33 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
+from reflex.core.consequences import carry_out, have_consequences
 from reflex.core.dead_letter_event import dead_letter_event
-from reflex.core.ids import DeliveryId
-from reflex.core.journal import forget_steps
-from reflex.core.log import append
-from reflex.core.settlement import Claimed, Outcome, Settlement
+from reflex.core.lanes import LaneId, claim_lanes, settle_lanes
+from reflex.core.settlement import Claimed, Outcome, Settlement, as_arrays
 from reflex.core.statements import statement
 
 __all__ = [
     "Exchanged",
-    "Reaped",
     "dead_settlement",
     "exchange",
     "own_leases",
     "promote_scheduled",
-    "reap",
     "route_unrouted",
+    "slots_taken",
 ]
-
-SETTLED_COLUMNS = (
-    "trigger_id", "event_id", "lease_epoch", "outcome", "error", "output", "usage", "retry_in", "reason", "trace_id",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Exchanged:
-    """What an exchange brought: new leases, and the settlements that came too late to change anything."""
+    """What an exchange brought: new leases, and the settlements that came too late to change anything.
+
+    `overdue` is the oldest lane that was ready, but locked by somebody; to be handed to the next exchange.
+    """
 
     claimed: list[Claimed]
     stale: frozenset[tuple[int, UUID]]
-
-
-@dataclass(frozen=True, slots=True)
-class Reaped:
-    """A delivery that was freed from a worker that is gone."""
-
-    delivery_id: DeliveryId
-    worker_id: UUID
-    attempt: int
-    dead: bool
+    overdue: LaneId | None = None
 
 
 async def exchange(
@@ -56,6 +44,10 @@ async def exchange(
     settlements: Sequence[Settlement],
     trigger_ids: Sequence[int],
     limit: int,
+    ordered_ids: Sequence[int] = (),
+    rows: int = 0,
+    lanes_first: bool = False,
+    overdue: LaneId | None = None,
 ) -> Exchanged:
     """Settle and claim.
 
@@ -64,26 +56,69 @@ async def exchange(
         settlements: At most one for each delivery. Published events and dead letters' events are appended if, and
             only if, the settlement holds.
         trigger_ids: The triggers this worker knows; the first ones are served first.
-        limit: How many deliveries to claim at most; 0 only settles.
+        limit: How many slots there are to fill: with one delivery each, or with deliveries of one lane. 0 only settles.
+        ordered_ids: Those of the triggers that are ordered. Without any, and without settlements of ordered
+            deliveries, all of this is one statement.
+        rows: How many deliveries of lanes to claim at most, if those are fewer than the slots could take.
+        lanes_first: Fill the slots from lanes first, and with other deliveries what is left. To be asked for every
+            other time, so that neither kind starves the other.
+        overdue: As the last exchange said.
 
     Returns:
-        The leases, oldest event first within a trigger.
+        The leases, oldest event first within a trigger; those of one lane together and in their order.
 
     Raises:
         psycopg.OperationalError: Nothing is known; call again with the same settlements and then look for
             leases that were claimed without our hearing of it (`own_leases`).
-        psycopg.DataError: PostgreSQL refuses a value in one of the settlements. Nothing happened.
+        psycopg.DataError: PostgreSQL refuses a value in one of the settlements. It was not settled; those of ordered
+            deliveries may have been, if the value is not one of theirs.
     """
-    if any(settlement.published or settlement.forget_steps for settlement in settlements):
-        async with conn.transaction():
-            exchanged = await settle_and_claim(conn, worker_id, settlements, trigger_ids, limit)
-            held = [s for s in settlements if (s.trigger_id, s.event_id) not in exchanged.stale]
-            if events := [event for settlement in held for event in settlement.published]:
-                await append(conn, events)
-            if forgotten := [(s.trigger_id, s.event_id) for s in held if s.forget_steps]:
-                await forget_steps(conn, forgotten)
-        return exchanged
-    return await settle_and_claim(conn, worker_id, settlements, trigger_ids, limit)
+    laned = [settlement for settlement in settlements if settlement.lane_key is not None]
+    others = [settlement for settlement in settlements if settlement.lane_key is None] if laned else settlements
+    claimed: list[Claimed] = []
+    stale: frozenset[tuple[int, UUID]] = frozenset()
+    skipped: LaneId | None = None
+
+    async def from_lanes() -> None:
+        nonlocal skipped
+        if ordered_ids and (left := limit - slots_taken(claimed)) > 0:
+            leases, skipped = await claim_lanes(
+                conn, worker_id=worker_id, trigger_ids=ordered_ids, lanes=left, rows=rows, overdue=overdue
+            )
+            claimed.extend(leases)
+
+    if laned:
+        stale = await settle_lanes(conn, laned, wake=limit <= 0 or not ordered_ids)
+    if lanes_first:
+        await from_lanes()
+    left = limit - slots_taken(claimed)
+    if others or left > 0 or not laned:
+        exchanged = await exchange_unordered(conn, worker_id, others, trigger_ids, left)
+        claimed.extend(exchanged.claimed)
+        stale |= exchanged.stale
+    if not lanes_first:
+        await from_lanes()
+    return Exchanged(claimed, stale, skipped)
+
+
+def slots_taken(claimed: Sequence[Claimed]) -> int:
+    """How many slots these leases take: a lane takes one."""
+    return len({(c.trigger_id, c.event_id if c.lane_key is None else c.lane_key) for c in claimed})
+
+
+async def exchange_unordered(
+    conn: AsyncConnection[Any],
+    worker_id: UUID,
+    settlements: Sequence[Settlement],
+    trigger_ids: Sequence[int],
+    limit: int,
+) -> Exchanged:
+    if not have_consequences(settlements):
+        return await settle_and_claim(conn, worker_id, settlements, trigger_ids, limit)
+    async with conn.transaction():
+        exchanged = await settle_and_claim(conn, worker_id, settlements, trigger_ids, limit)
+        await carry_out(conn, settlements, exchanged.stale)
+    return exchanged
 
 
 async def settle_and_claim(
@@ -93,23 +128,8 @@ async def settle_and_claim(
     trigger_ids: Sequence[int],
     limit: int,
 ) -> Exchanged:
-    columns = list(zip(*settlements, strict=True)) if settlements else [()] * len(SETTLED_COLUMNS)
-    # Columns without any value go as empty arrays, which unnest() pads with NULLs.
-    parameters: dict[str, Any] = {
-        name: list(column) if any(value is not None for value in column) else []
-        for name, column in zip(SETTLED_COLUMNS[4:], columns[4:], strict=False)
-    }
-    # Numbers, ids and outcomes need no quoting: joined by hand they cost a fifth of psycopg's array dumper.
-    settled_ids, event_ids, epochs, outcomes = columns[:4]
-    parameters.update(
-        trigger_id=array_text(map(str, settled_ids)),
-        event_id=array_text([event_id.hex for event_id in event_ids]),
-        lease_epoch=array_text(map(str, epochs)),
-        outcome=array_text(outcomes),
-        worker_id=worker_id,
-        claim_trigger_id=list(trigger_ids),
-        limit=limit,
-    )
+    parameters = as_arrays(settlements)
+    parameters.update(worker_id=worker_id, claim_trigger_id=list(trigger_ids), limit=limit)
     cursor = await conn.execute(statement("settle_and_claim"), parameters)
     claimed: list[Claimed] = []
     stale: set[tuple[int, UUID]] = set()
@@ -121,15 +141,10 @@ async def settle_and_claim(
     return Exchanged(claimed, frozenset(stale))
 
 
-def array_text(values: Iterable[str]) -> str:
-    """A PostgreSQL array of values that need no quoting."""
-    return "{" + ",".join(values) + "}"
-
-
 async def own_leases(conn: AsyncConnection[Any], *, worker_id: UUID) -> list[Claimed]:
     """Every lease of a worker. After a broken connection it may hold leases whose claim it never heard of."""
     cursor = await conn.execute(statement("own_leases"), {"worker_id": worker_id})
-    return [Claimed(*row) for row in await cursor.fetchall()]
+    return [Claimed(*row[:-2], lane_key=row[-2], position=row[-1]) for row in await cursor.fetchall()]
 
 
 async def promote_scheduled(
@@ -148,48 +163,6 @@ async def route_unrouted(conn: AsyncConnection[Any], *, limit: int = 1000) -> in
     row = await cursor.fetchone()
     assert row is not None
     return row[0]
-
-
-async def reap(conn: AsyncConnection[Any], *, lease_timeout: timedelta, now: datetime | None = None) -> list[Reaped]:
-    """Remove workers whose heartbeat stopped, and free what they held; a lost attempt counts."""
-    async with conn.transaction():
-        cursor = await conn.execute(statement("reap_workers"), {"lease_timeout": lease_timeout, "now": now})
-        rows = await cursor.fetchall()
-        reaped: list[Reaped] = []
-        events: list[Any] = []
-        for (
-            trigger_id,
-            event_id,
-            worker_id,
-            attempt,
-            dead,
-            trigger,
-            type,
-            key,
-            correlation_id,
-            depth,
-            reply_to,
-            _,
-        ) in rows:
-            delivery_id = DeliveryId(trigger_id, event_id)
-            reaped.append(Reaped(delivery_id, worker_id, attempt, dead))
-            if dead:
-                event = dead_letter_event(
-                    trigger=trigger,
-                    delivery_id=delivery_id,
-                    event_type=type,
-                    key=key,
-                    correlation_id=correlation_id,
-                    depth=depth,
-                    attempt=attempt,
-                    reason="worker_lost",
-                    error="the worker stopped sending heartbeats",
-                    reply_to=reply_to,
-                )
-                events.extend([event] if event else [])
-        if events:
-            await append(conn, events)
-    return reaped
 
 
 def dead_settlement(
@@ -224,4 +197,5 @@ def dead_settlement(
         reason=reason,
         trace_id=trace_id,
         published=(event,) if event else (),
+        lane_key=claimed.lane_key,
     )

@@ -1,4 +1,5 @@
-"""What an app says about itself to the database: its event types with schemas, its triggers with their patterns.
+"""What an app says about itself to the database: its event types with schemas, its triggers with their patterns,
+its schedules.
 
 Gateways validate and route by these rows; they never import the app.
 """
@@ -11,6 +12,8 @@ import orjson
 from psycopg import AsyncConnection
 
 from reflex.core.events import pattern_bounds
+from reflex.core.lanes import WhenDead
+from reflex.core.schedules import ScheduleDefinition, register_schedules
 from reflex.core.statements import statement
 
 __all__ = [
@@ -36,21 +39,27 @@ class EventType:
 
 @dataclass(frozen=True, slots=True)
 class TriggerDefinition:
-    """A trigger as the database knows it. `definition` is for people to read; nothing decides by it."""
+    """A trigger as the database knows it. `definition` is for people to read; nothing decides by it.
+
+    `key_path` makes the trigger ordered: `key`, `source`, or a path below the payload such as `payload.order.id`.
+    """
 
     name: str
     patterns: tuple[str, ...]
     max_attempts: int
     definition: Mapping[str, Any]
+    key_path: str | None = None
+    when_dead: WhenDead = WhenDead.CONTINUE
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """An app: its name (the module's path), event types and triggers."""
+    """An app: its name (the module's path), event types, triggers and schedules."""
 
     app: str
     event_types: tuple[EventType, ...]
     triggers: tuple[TriggerDefinition, ...]
+    schedules: tuple[ScheduleDefinition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +68,12 @@ class Registered:
 
     app_id: int
     trigger_ids: Mapping[str, int]
+    schedule_ids: Mapping[str, int]
 
 
 async def register(conn: AsyncConnection[Any], manifest: Manifest) -> Registered:
-    """Add or update an app. Never removes a trigger: while old and new code run side by side, both sets are wanted.
-    A trigger that no living worker knows any more is retired by maintenance.
+    """Add or update an app. Never removes a trigger or a schedule: while old and new code run side by side, both
+    sets are wanted. One that no living worker knows any more is retired by maintenance.
 
     Registering again what is already there writes almost nothing and waits for nobody.
     """
@@ -87,11 +97,14 @@ async def register(conn: AsyncConnection[Any], manifest: Manifest) -> Registered
                 "name": [trigger.name for trigger in manifest.triggers],
                 "max_attempts": [trigger.max_attempts for trigger in manifest.triggers],
                 "definition": [orjson.dumps(trigger.definition).decode() for trigger in manifest.triggers],
+                "key_path": [trigger.key_path for trigger in manifest.triggers],
+                "when_dead": [trigger.when_dead for trigger in manifest.triggers],
             },
         )
         trigger_ids: dict[str, int] = dict(await cursor.fetchall())
+        schedule_ids = await register_schedules(conn, app_id, manifest.schedules)
         routes = [
-            (trigger_ids[trigger.name], pattern, *pattern_bounds(pattern))
+            (trigger_ids[trigger.name], pattern, *pattern_bounds(pattern), trigger.key_path)
             for trigger in manifest.triggers
             for pattern in trigger.patterns
         ]
@@ -103,9 +116,12 @@ async def register(conn: AsyncConnection[Any], manifest: Manifest) -> Registered
                 "pattern": [route[1] for route in routes],
                 "low": [route[2] for route in routes],
                 "high": [route[3] for route in routes],
+                "key_path": [route[4] for route in routes],
             },
         )
-    return Registered(app_id, trigger_ids)
+        going_on = [trigger_ids[t.name] for t in manifest.triggers if t.when_dead is WhenDead.CONTINUE]
+        await cursor.execute(statement("lift_holds"), {"trigger_ids": going_on})
+    return Registered(app_id, trigger_ids, schedule_ids)
 
 
 async def payload_schemas(conn: AsyncConnection[Any]) -> dict[str, list[dict[str, Any]]]:

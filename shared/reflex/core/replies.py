@@ -4,6 +4,7 @@ from typing import Final
 
 import orjson
 
+from reflex.core.dead_letter_event import DEAD_LETTER_TYPE
 from reflex.core.events import NewEvent
 from reflex.core.ids import new_id
 from reflex.core.settlement import Claimed, Outcome
@@ -19,8 +20,9 @@ def reply_event(
     claimed: Claimed, *, trigger: str, outcome: Outcome, output_json: str | None, trace_context: str | None = None
 ) -> NewEvent | None:
     """The reply of a run that ended well. None if there is nothing to say, or if the event was a reply itself: no
-    chain of those."""
-    if claimed.type == REPLY_TYPE or (output_json is None and claimed.reply_to != WAITED_FOR):
+    chain of those. A dead letter has `reply_to` from the event that died: nobody waits for what becomes of itself."""
+    waited_for = claimed.reply_to == WAITED_FOR and claimed.type != DEAD_LETTER_TYPE
+    if claimed.type == REPLY_TYPE or (output_json is None and not waited_for):
         return None
     payload = {
         "delivery_id": str(claimed.delivery_id),

@@ -63,8 +63,11 @@ sa.Table(
     needed("definition", JSONB),
     needed("registered_at", AT, default=NOW),
     optional("retired_at", AT),
+    optional("key_path", ARRAY(sa.Text)),
+    needed("when_dead", sa.Text, default=sa.text("'continue'")),
     sa.UniqueConstraint("app_id", "name"),
     sa.CheckConstraint("max_attempts > 0", name="max_attempts"),
+    sa.CheckConstraint("when_dead IN ('continue', 'hold')", name="when_dead"),
 )
 sa.Table(
     "route",
@@ -73,6 +76,7 @@ sa.Table(
     key("trigger_id", sa.Integer, sa.ForeignKey("reflex.trigger.trigger_id")),
     needed("low", TYPE),
     needed("high", TYPE),
+    optional("key_path", ARRAY(sa.Text)),
 )
 event = sa.Table(
     "event",
@@ -131,6 +135,7 @@ sa.Table(
     needed("attempt", sa.SmallInteger, default=ZERO),
     needed("lease_epoch", sa.Integer, default=ZERO),
     needed("available_at", AT),
+    optional("lane_key", TYPE),
     sa.Index("ix_scheduled_available_at", "available_at"),
 )
 sa.Table(
@@ -142,6 +147,41 @@ sa.Table(
     needed("lease_epoch", sa.Integer),
     needed("worker_id", sa.Uuid),
     needed("started_at", AT, default=NOW),
+    optional("lane_key", TYPE),
+    optional("position", sa.BigInteger),
+)
+lane = sa.Table(
+    "lane",
+    metadata,
+    key("trigger_id", sa.Integer),
+    key("key", TYPE),
+    needed("pending", sa.BigInteger, default=ZERO),
+    needed("running", sa.Integer, default=ZERO),
+    needed("held", sa.Integer, default=ZERO),
+    needed("head", sa.BigInteger),
+    optional("available_at", AT),
+    needed(
+        "ready",
+        sa.Boolean,
+        sa.Computed("pending > 0 AND running = 0 AND held = 0 AND available_at IS NULL", persisted=True),
+    ),
+    needed("empty", sa.Boolean, sa.Computed("pending = 0 AND running = 0 AND held = 0", persisted=True)),
+    sa.CheckConstraint("pending >= 0 AND running >= 0 AND held >= 0", name="counts"),
+)
+sa.Index("ix_lane_ready", lane.c.trigger_id, lane.c.head, postgresql_where=lane.c.ready)
+sa.Index("ix_lane_empty", lane.c.trigger_id, postgresql_where=lane.c.empty)
+sa.Index("ix_lane_available_at", lane.c.available_at, postgresql_where=lane.c.available_at.is_not(None))
+sa.Index("ix_lane_held", lane.c.trigger_id, postgresql_where=lane.c.held > 0)
+sa.Table(
+    "ordered",
+    metadata,
+    key("trigger_id", sa.Integer),
+    key("key", TYPE),
+    key("position", sa.BigInteger),
+    key("event_id", sa.Uuid),
+    needed("attempt", sa.SmallInteger, default=ZERO),
+    needed("lease_epoch", sa.Integer, default=ZERO),
+    sa.Index("ix_ordered_event_id", "event_id", "trigger_id"),
 )
 sa.Table(
     "run",
@@ -187,6 +227,9 @@ sa.Table(
     needed("reason", sa.Text),
     optional("error", sa.Text),
     needed("died_at", AT, default=NOW),
+    optional("lane_key", TYPE),
+    optional("position", sa.BigInteger),
+    needed("holds", sa.Boolean, default=sa.text("false")),
     sa.Index("ix_dead_letter_died_at", "died_at"),
 )
 sa.Table(
@@ -200,4 +243,30 @@ sa.Table(
     needed("slots", sa.Integer),
     needed("started_at", AT, default=NOW),
     needed("heartbeat_at", AT, default=NOW),
+    needed("schedule_ids", ARRAY(sa.Integer), default=sa.text("'{}'")),
+)
+sa.Table(
+    "schedule",
+    metadata,
+    identity("schedule_id"),
+    needed("app_id", sa.Integer, sa.ForeignKey("reflex.app.app_id")),
+    needed("name", sa.Text),
+    needed("spec", JSONB),
+    needed("description", sa.Text),
+    needed("missed", sa.Text),
+    needed("overlap", sa.Text),
+    needed("type", TYPE),
+    needed("payload", JSONB),
+    optional("key", sa.Text),
+    needed("registered_at", AT, default=NOW),
+    optional("retired_at", AT),
+    needed("started_at", AT, default=NOW),
+    optional("next_at", AT),
+    optional("last_at", AT),
+    optional("last_event_id", sa.Uuid),
+    needed("fired", sa.BigInteger, default=ZERO),
+    needed("skipped", sa.BigInteger, default=ZERO),
+    sa.UniqueConstraint("app_id", "name"),
+    sa.CheckConstraint("missed IN ('once', 'skip', 'all')", name="missed"),
+    sa.CheckConstraint("overlap IN ('allow', 'skip')", name="overlap"),
 )

@@ -1,15 +1,19 @@
 """How a run ends: the outcomes, and the pure decision what becomes of a delivery after a failed attempt."""
 
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from reflex.core.events import NewEvent
 from reflex.core.ids import DeliveryId
 from reflex.core.retry import RetryPolicy
 
-__all__ = ["Claimed", "Outcome", "Settlement", "after_failure"]
+__all__ = ["NOT_BEGUN", "Claimed", "Outcome", "Settlement", "after_failure", "as_arrays"]
+
+# The reason of an ordered delivery that was released: it was claimed behind another one of its lane. It leaves no run.
+NOT_BEGUN: Final = "not_begun"
 
 
 class Outcome(StrEnum):
@@ -25,7 +29,11 @@ class Outcome(StrEnum):
 
 
 class Claimed(NamedTuple):
-    """A delivery under our lease, with its event. The order of the fields is that of `sql/settle_and_claim.sql`."""
+    """A delivery under our lease, with its event. The order of the fields is that of `sql/settle_and_claim.sql`.
+
+    `lane_key` and `position` are set if it is ordered: those of one trigger and one lane key run one after the other,
+    in the order in which they were claimed.
+    """
 
     trigger_id: int
     event_id: UUID
@@ -41,6 +49,8 @@ class Claimed(NamedTuple):
     depth: int
     trace_context: str | None
     reply_to: str | None = None
+    lane_key: str | None = None
+    position: int | None = None
 
     @property
     def delivery_id(self) -> DeliveryId:
@@ -50,8 +60,8 @@ class Claimed(NamedTuple):
 class Settlement(NamedTuple):
     """The end of one run. `lease_epoch` is the fence: if the lease is gone, all of this changes nothing.
 
-    `output` and `usage` are JSON text. `published` and `dead_letter` are appended in the same transaction;
-    `forget_steps` deletes the delivery's journal in it.
+    `output` and `usage` are JSON text. `published` is appended in the same transaction; `forget_steps` deletes the
+    delivery's journal in it. `lane_key` is that of the lease.
     """
 
     trigger_id: int
@@ -66,6 +76,7 @@ class Settlement(NamedTuple):
     trace_id: str | None = None
     published: tuple[NewEvent, ...] = ()
     forget_steps: bool = False
+    lane_key: str | None = None
 
 
 def after_failure(
@@ -79,3 +90,27 @@ def after_failure(
     """
     wait = policy.wait_after(attempt, fraction=fraction)
     return wait if wait is None or retry_after is None else retry_after
+
+
+def as_arrays(settlements: Sequence[Settlement]) -> dict[str, Any]:
+    """The settlements as the statements that settle take them: one array for each column."""
+    given = zip(*settlements, strict=True) if settlements else [()] * len(Settlement._fields)
+    columns = dict(zip(Settlement._fields, given, strict=True))
+    # Columns without any value go as empty arrays, which unnest() pads with NULLs.
+    arrays: dict[str, Any] = {
+        name: list(columns[name]) if any(value is not None for value in columns[name]) else []
+        for name in ("error", "output", "usage", "retry_in", "reason", "trace_id")
+    }
+    # Numbers, ids and outcomes need no quoting: joined by hand they cost a fifth of psycopg's array dumper.
+    arrays.update(
+        trigger_id=array_text(map(str, columns["trigger_id"])),
+        event_id=array_text([event_id.hex for event_id in columns["event_id"]]),
+        lease_epoch=array_text(map(str, columns["lease_epoch"])),
+        outcome=array_text(columns["outcome"]),
+    )
+    return arrays
+
+
+def array_text(values: Iterable[str]) -> str:
+    """A PostgreSQL array of values that need no quoting."""
+    return "{" + ",".join(values) + "}"

@@ -23,6 +23,7 @@ class Incarnation:
     host: str
     pid: int
     slots: int
+    schedule_ids: Sequence[int] = ()
 
 
 async def enlist(conn: AsyncConnection[Any], incarnation: Incarnation) -> None:
@@ -33,6 +34,7 @@ async def enlist(conn: AsyncConnection[Any], incarnation: Incarnation) -> None:
             "worker_id": incarnation.worker_id,
             "app_id": incarnation.app_id,
             "trigger_ids": list(incarnation.trigger_ids),
+            "schedule_ids": list(incarnation.schedule_ids),
             "host": incarnation.host,
             "pid": incarnation.pid,
             "slots": incarnation.slots,

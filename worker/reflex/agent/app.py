@@ -1,4 +1,4 @@
-"""The app: the triggers and event types of an author's module, and what is told about it to the database."""
+"""The app: the triggers, schedules and event types of an author's module, and what is told about it to the database."""
 
 import importlib
 import inspect
@@ -13,9 +13,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from reflex.agent.declarations import Declaration, constructed
 from reflex.agent.failures import is_own, own_lines, without_secrets
 from reflex.agent.models import OFFLINE, model_problem
-from reflex.agent.triggers import Trigger, constructed
+from reflex.agent.schedules import Schedule
+from reflex.agent.triggers import Trigger
 from reflex.core.errors import AppError
 from reflex.core.events import EventRegistry
 from reflex.core.registration import EventType, Manifest, TriggerDefinition
@@ -28,10 +30,11 @@ MAX_MESSAGE_LENGTH: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A module's triggers, in the order in which it made them. The name is the module's path."""
+    """A module's triggers and schedules, in the order in which it made them. The name is the module's path."""
 
     name: str
     triggers: tuple[Trigger, ...]
+    schedules: tuple[Schedule, ...] = ()
 
     def manifest(self) -> Manifest:
         """What gateways need to know: they validate and route by it, and never import the app."""
@@ -41,14 +44,22 @@ class App:
                 EventType(type, EventRegistry.payload_schema(type)) for type in sorted(EventRegistry.classes)
             ),
             triggers=tuple(
-                TriggerDefinition(trigger.name, trigger.patterns, trigger.retry.max_attempts, trigger.definition())
+                TriggerDefinition(
+                    trigger.name,
+                    trigger.patterns,
+                    trigger.retry.max_attempts,
+                    trigger.definition(),
+                    key_path=trigger.key,
+                    when_dead=trigger.when_dead,
+                )
                 for trigger in self.triggers
             ),
+            schedules=tuple(schedule.definition() for schedule in self.schedules),
         )
 
 
 def load_app(path: str, *, default_model: str | None = None) -> App:
-    """Import a module and collect its triggers, those of the modules that it imports included.
+    """Import a module and collect its triggers and schedules, those of the modules that it imports included.
 
     Args:
         path: As in an import statement: `shop.app`. The working folder is searched first.
@@ -66,11 +77,12 @@ def load_app(path: str, *, default_model: str | None = None) -> App:
     except BaseException:
         del constructed[before:]
         raise
-    triggers = tuple(found(module, before))
+    declared = tuple(found(module, before))
+    triggers = tuple(declaration for declaration in declared if isinstance(declaration, Trigger))
     if not triggers:
         raise AppError(f"{path} defines no trigger; construct one, as in Trigger(name=…, filter=…, agent=…)")
-    check_names(path, triggers)
-    return App(path, triggers)
+    check_names(path, declared)
+    return App(path, triggers, tuple(declaration for declaration in declared if isinstance(declaration, Schedule)))
 
 
 def check_path(path: str) -> None:
@@ -126,26 +138,26 @@ def deferred_model_checks() -> Generator[None]:
         defaults["defer_model_check"] = given
 
 
-def found(module: ModuleType, before: int) -> Iterator[Trigger]:
-    """The triggers made while the module was imported, and those of modules that had been imported earlier: the app
-    itself, or what it refers to."""
+def found(module: ModuleType, before: int) -> Iterator[Declaration]:
+    """What was declared while the module was imported, and in modules that had been imported earlier: the app itself,
+    or what it refers to."""
     reached = modules_behind(module)
-    for at, trigger in enumerate(constructed):
-        # A module that was imported anew has left its old triggers behind.
-        alive = trigger.module in sys.modules and vars(sys.modules[trigger.module]) is trigger.namespace
-        if alive and (at >= before or trigger.module in reached):
-            yield trigger
+    for at, declaration in enumerate(constructed):
+        # A module that was imported anew has left its old declarations behind.
+        alive = declaration.module in sys.modules and vars(sys.modules[declaration.module]) is declaration.namespace
+        if alive and (at >= before or declaration.module in reached):
+            yield declaration
 
 
 def modules_behind(module: ModuleType) -> set[str]:
-    """The author's modules that this one refers to, by name or through a class, function or trigger, and so on."""
+    """The author's modules that this one refers to, by name or through a class, function or declaration, and so on."""
     reached = {module.__name__}
     waiting = [module]
     while waiting:
         for value in list(vars(waiting.pop()).values()):
             if isinstance(value, ModuleType):
                 name = value.__name__
-            elif isinstance(value, Trigger):
+            elif isinstance(value, Declaration):
                 name = value.module
             elif inspect.isclass(value) or inspect.isfunction(value):
                 name = value.__module__
@@ -158,13 +170,14 @@ def modules_behind(module: ModuleType) -> set[str]:
     return reached
 
 
-def check_names(path: str, triggers: tuple[Trigger, ...]) -> None:
-    first: dict[str, Trigger] = {}
-    for trigger in triggers:
-        other = first.setdefault(trigger.name, trigger)
-        if other is not trigger:
+def check_names(path: str, declared: tuple[Declaration, ...]) -> None:
+    first: dict[tuple[str, str], Declaration] = {}
+    for declaration in declared:
+        other = first.setdefault((declaration.kind, declaration.name), declaration)
+        if other is not declaration:
             raise AppError(
-                f"{path} has two triggers named {trigger.name!r}, at {other.where} and {trigger.where}; rename one"
+                f"{path} has two {declaration.kind}s named {declaration.name!r}, at {other.where} and "
+                f"{declaration.where}; rename one"
             )
 
 

@@ -9,6 +9,7 @@ import structlog
 from pydantic import ValidationError
 
 from reflex.agent.journal import Journal, note_published
+from reflex.agent.progress import RunProgress
 from reflex.agent.publishing import PublishError, RunLimits, caused_event
 from reflex.core.errors import EventRejected
 from reflex.core.events import BaseEvent, Event, EventRegistry, NewEvent
@@ -42,6 +43,7 @@ class AgentContext:
         published: The events published so far. They are stored with the run's success, or not at all.
         journal: Where the steps of pydantic-ai agents are kept, so that a retry does not pay for them again. None
             outside a worker.
+        progress: What the run shows to those who watch it. None outside a worker.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class AgentContext:
         trace_context: str | None = None,
         log: "FilteringBoundLogger | None" = None,
         journal: Journal | None = None,
+        progress: RunProgress | None = None,
     ) -> None:
         if event.meta is None:
             raise ValueError(f"{event!r} has no record in the log; read one with read_event()")
@@ -69,6 +72,7 @@ class AgentContext:
         self.published: list[NewEvent] = []
         self.trace_context = trace_context
         self.journal = journal
+        self.progress = progress
         self.models: Models | None = None
         # One entry for each call of a pydantic-ai agent, those that failed too: what was paid for is recorded.
         self.usages: list[Any] = []

@@ -21,6 +21,8 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
 from reflex.agent.fingerprints import fingerprint_of_call, fingerprint_of_request
 from reflex.agent.journal import Journal, Lookup, StepKey, ToolCall, tool_call
+from reflex.agent.progress import RunProgress
+from reflex.agent.watching import WatchedToolset, begin_request, show_response, watched_model
 from reflex.core.events import NewEvent
 from reflex.core.journal import StepKind
 
@@ -68,18 +70,23 @@ class Journaling(AbstractCapability[Any]):
         return CapabilityOrdering(position="innermost")
 
     def get_wrapper_model(self, model: Model[Any]) -> Model[Any]:
-        return JournaledModel(model, self.journal)
+        progress = self.ctx.progress
+        return JournaledModel(model if progress is None else watched_model(model, progress), self.journal, progress)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
-        return JournaledToolset(toolset, self.ctx, self.journal)
+        journaled = JournaledToolset(toolset, self.ctx, self.journal)
+        # Around the journal: a replayed call is shown, too.
+        return journaled if self.ctx.progress is None else WatchedToolset(journaled, self.ctx.progress)
 
 
 class JournaledModel(WrapperModel):
-    """Gives the recorded response to a request that was answered before. Streamed requests pass through."""
+    """Gives the recorded response to a request that was answered before. Requests that are streamed to the author's
+    own code pass through; those that are streamed for watchers come here as plain ones."""
 
-    def __init__(self, wrapped: Model[Any], journal: Journal) -> None:
+    def __init__(self, wrapped: Model[Any], journal: Journal, progress: RunProgress | None) -> None:
         super().__init__(wrapped)
         self.journal = journal
+        self.progress = progress
 
     async def request(
         self,
@@ -94,6 +101,8 @@ class JournaledModel(WrapperModel):
                 replayed_input_tokens=response.usage.input_tokens,
                 replayed_output_tokens=response.usage.output_tokens,
             )
+            if self.progress is not None:
+                show_response(begin_request(self.progress, model_request_parameters), response)
             record_durable_unit(executed=False)
             return response
         response = await self.wrapped.request(messages, model_settings, model_request_parameters)

@@ -2,6 +2,7 @@
 values where names match and the plainest that the schema allows elsewhere."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any, Final, cast
@@ -16,6 +17,7 @@ __all__ = ["offline_model"]
 
 DECODER: Final = json.JSONDecoder()
 MAX_OBJECTS: Final = 20
+WORD_BEGINS: Final = re.compile(r"(?<=\s)(?=\S)")
 
 
 def offline_model() -> FunctionModel:
@@ -53,11 +55,12 @@ def calls_of(tools: list[ToolDefinition], known: dict[str, Any]) -> Iterator[Too
 async def respond_in_parts(
     messages: list[ModelMessage], info: AgentInfo
 ) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
-    """The same response as a stream."""
+    """The same response as a stream: texts come word by word."""
     response = await respond(messages, info)
     for at, part in enumerate(response.parts):
         if isinstance(part, TextPart):
-            yield part.content
+            for word in WORD_BEGINS.split(part.content):
+                yield word
         elif isinstance(part, ToolCallPart):
             yield {at: DeltaToolCall(part.tool_name, part.args_as_json_str(), tool_call_id=part.tool_call_id)}
 

@@ -4,16 +4,15 @@ pydantic-ai takes two seconds to import, so nothing here imports it: whoever mad
 """
 
 import inspect
-import re
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeGuard
 
-from reflex.agent.failures import shown
+from reflex.agent.declarations import Declaration, checked_name
 from reflex.agent.filters import Filter, FilterError
+from reflex.agent.ordering import ordering_of
 from reflex.core.events import Event
 from reflex.core.retry import RetryPolicy
 
@@ -22,19 +21,13 @@ if TYPE_CHECKING:
 
     from reflex.agent.context import AgentContext
 
-__all__ = ["AgentFunction", "Prompt", "Trigger", "constructed", "is_model_agent"]
-
-NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+__all__ = ["AgentFunction", "Prompt", "Trigger", "is_model_agent"]
 
 AgentFunction: TypeAlias = "Callable[[AgentContext], Awaitable[Any]]"
 Prompt: TypeAlias = "str | Callable[[AgentContext], str | Awaitable[str]]"
 
-# Every trigger of the process that a module's body made, in order. `app.load_app` picks from it those of its module,
-# which may have been imported long before.
-constructed: Final[list["Trigger"]] = []
 
-
-class Trigger:
+class Trigger(Declaration):
     """Runs `agent` for every event that `filter` matches; each match is a delivery of its own.
 
     Args:
@@ -47,13 +40,20 @@ class Trigger:
         retry: How often a delivery is tried, and how long it waits in between.
         timeout: How long one run may take. None is no limit: a living worker keeps its leases.
         deps: Anything; the agent finds it as `ctx.deps`.
+        ordered: Deliveries with the same key run one at a time, in the order in which their events were accepted.
+        key: Where an event has its key: `"key"` (the default) or `"source"`, the event's own, or a path below the
+            payload such as `"payload.conversation_id"`. Events without a value there are not ordered.
+        when_dead: What becomes of a key whose delivery has died: `"continue"` with the next one, or `"hold"` it until
+            the dead letter is retried or purged.
 
     Raises:
         TypeError: An argument is of the wrong kind; the sentence names the trigger.
-        ValueError: The name cannot be one, the filter matches nothing, or the timeout is not positive.
+        ValueError: The name cannot be one, the filter matches nothing, the timeout is not positive, `key` is no path,
+            or something is said about the order of a trigger that is not ordered.
     """
 
-    __slots__ = ("agent", "deps", "filter", "module", "name", "namespace", "prompt", "retry", "timeout", "where")
+    __slots__ = ("agent", "deps", "filter", "key", "ordered", "prompt", "retry", "timeout", "when_dead")
+    kind: ClassVar = "trigger"
 
     def __init__(
         self,
@@ -65,21 +65,22 @@ class Trigger:
         retry: RetryPolicy | None = None,
         timeout: timedelta | None = None,
         deps: Any = None,
+        ordered: bool = False,
+        key: str | None = None,
+        when_dead: Literal["continue", "hold"] = "continue",
     ) -> None:
-        self.name = checked_name(name)
+        checked_name(self.kind, name)
         self.filter = checked_filter(name, filter)
         self.agent = checked_agent(name, agent)
         self.prompt = checked_prompt(name, prompt, agent)
         self.retry = checked_retry(name, retry)
         self.timeout = checked_timeout(name, timeout)
         self.deps = deps
-        caller = inspect.currentframe()
-        body = module_body(caller.f_back if caller else None)
-        self.module: str = body.f_globals["__name__"] if body else "?"
-        self.namespace: dict[str, Any] = body.f_globals if body else {}
-        self.where = f"{shown(body.f_code.co_filename)}:{body.f_lineno}" if body else "?"
-        if body:
-            constructed.append(self)
+        ordering = ordering_of(name, ordered=ordered, key=key, when_dead=when_dead)
+        self.ordered = ordered
+        self.key = ordering.key_path
+        self.when_dead = ordering.when_dead
+        super().__init__(name)
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -111,6 +112,9 @@ class Trigger:
                 "cap_s": self.retry.cap.total_seconds(),
             },
             "timeout_s": self.timeout.total_seconds() if self.timeout else None,
+            "ordered": self.ordered,
+            "key": self.key,
+            "when_dead": self.when_dead if self.ordered else None,
         }
 
     def __repr__(self) -> str:
@@ -129,17 +133,6 @@ def agent_name(agent: object) -> str | None:
         return agent.name
     function = agent.func if isinstance(agent, partial) else inspect.unwrap(agent) if callable(agent) else agent
     return getattr(function, "__qualname__", type(function).__qualname__)
-
-
-def checked_name(name: object) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"a trigger's name is a string, not {name!r}")
-    if not NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} cannot be the name of a trigger: 1 to 100 letters, digits, '.', '_' or '-', "
-            "the first of them a letter or a digit"
-        )
-    return name
 
 
 def checked_filter(name: str, filter: object) -> Filter:
@@ -193,11 +186,3 @@ def checked_retry(name: str, retry: object) -> RetryPolicy:
     if not isinstance(retry, RetryPolicy):
         raise TypeError(f"trigger {name!r}: retry is {retry!r}; pass a RetryPolicy, as in RetryPolicy(max_attempts=3)")
     return retry
-
-
-def module_body(frame: FrameType | None) -> FrameType | None:
-    """The frame of the module whose import makes this call. None outside of an import: the body at the bottom of the
-    stack is the program's own."""
-    while frame is not None and frame.f_code.co_name != "<module>":
-        frame = frame.f_back
-    return frame if frame is not None and frame.f_back is not None else None

@@ -16,6 +16,7 @@ from reflex.agent.execution import run_agent, usage_of
 from reflex.agent.failures import Failure, classify
 from reflex.agent.journal import Journal
 from reflex.agent.models import Models
+from reflex.agent.progress import Audience, RunProgress
 from reflex.agent.publishing import RunLimits
 from reflex.agent.triggers import Trigger
 from reflex.core import telemetry
@@ -40,6 +41,7 @@ class Attempts:
     worker_id: UUID
     limits: RunLimits
     steps: StepStore | None = None
+    audience: Audience | None = None
     log: Any = field(default_factory=lambda: structlog.get_logger().bind())
     traced: bool = field(default_factory=telemetry.enabled)
 
@@ -64,7 +66,7 @@ class Attempts:
         except Exception as error:  # noqa: BLE001 (the edge of an attempt)
             return self.failed(claimed, trigger, classify(error), started)
         with self.span(claimed, trigger) if self.traced else NO_SPAN as span:
-            settlement = await self.run(claimed, trigger, record, started)
+            settlement = await self.shown(claimed, trigger, record, started)
             if span is not None:
                 span.set_attribute("reflex.outcome", settlement.outcome)
                 if settlement.error is not None:
@@ -83,7 +85,23 @@ class Attempts:
             stored=claimed.trace_context,
         )
 
-    async def run(self, claimed: Claimed, trigger: Trigger, record: Event, started: float) -> Settlement:
+    async def shown(self, claimed: Claimed, trigger: Trigger, record: Event, started: float) -> Settlement:
+        """The run, its beginning and its end shown to those who watch."""
+        if self.audience is None:
+            return await self.run(claimed, trigger, record, started, None)
+        progress = RunProgress(self.audience, claimed, trigger.name)
+        outcome = Outcome.RELEASED  # of a run that is cancelled
+        progress.started()
+        try:
+            settlement = await self.run(claimed, trigger, record, started, progress)
+            outcome = settlement.outcome
+            return settlement
+        finally:
+            progress.ended(outcome)
+
+    async def run(
+        self, claimed: Claimed, trigger: Trigger, record: Event, started: float, progress: RunProgress | None
+    ) -> Settlement:
         trace_context = (telemetry.trace_context() if self.traced else None) or record.trace_context
         trace_id = telemetry.trace_id(trace_context)
         # The run has an asyncio task, and so a context, of its own: what is set here ends with it.
@@ -100,6 +118,7 @@ class Attempts:
                 limits=self.limits,
                 trace_context=trace_context,
                 journal=journal,
+                progress=progress,
             )
             execution = await run_agent(trigger, ctx, self.models)
         except LeaseLost as error:
@@ -178,7 +197,9 @@ def answering(claimed: Claimed, published: Sequence[NewEvent]) -> Sequence[NewEv
 
 
 def settled(claimed: Claimed, outcome: Outcome, **rest: Any) -> Settlement:
-    return Settlement(claimed.trigger_id, claimed.event_id, claimed.lease_epoch, outcome, **rest)
+    return Settlement(
+        claimed.trigger_id, claimed.event_id, claimed.lease_epoch, outcome, lane_key=claimed.lane_key, **rest
+    )
 
 
 def as_json(usage: dict[str, Any] | None) -> str | None:

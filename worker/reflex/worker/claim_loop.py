@@ -1,8 +1,6 @@
 """The claim loop: settles what finished and claims up to the free slots, one round trip at a time, on one connection.
 
-    pending ──claim──► waiting (prefetched) ──slot──► running ──► finished ──settle──► gone
-
-A lease that the worker holds is always in exactly one of `waiting`, `running` and `finished`.
+pending ──claim──► slots (waiting, running, finished) ──settle──► gone
 """
 
 import asyncio
@@ -19,14 +17,13 @@ from psycopg import AsyncConnection
 
 from reflex.core.database import answered_within, connect, is_connection_error
 from reflex.core.ids import DeliveryId
-from reflex.core.queue import Exchanged, exchange, own_leases
+from reflex.core.lanes import LaneId
+from reflex.core.queue import Exchanged, exchange, own_leases, slots_taken
 from reflex.core.settlement import Claimed, Outcome, Settlement
+from reflex.worker.slots import Key, Slots
 
 __all__ = ["ClaimLoop"]
 
-Key = tuple[int, UUID]
-# Runs shorter than this are worth claiming ahead of the slots: a round trip is as long as they are.
-SHORT_RUN_S: Final = 0.02
 PREFETCH_PATIENCE_S: Final = 1.0
 # How often the worker looks for leases of its own that it does not know: a claim whose answer was lost.
 STRAY_CHECK_S: Final = 15.0
@@ -45,26 +42,25 @@ class ClaimLoop:
         concurrency: int,
         poll_interval_s: float,
         attempt: Callable[[Claimed], Awaitable[Settlement]],
+        ordered_ids: Sequence[int] = (),
         answer_within_s: float = 20,
     ) -> None:
-        """`attempt` runs one delivery and never raises but on cancellation. After `answer_within_s` a connection that
-        does not answer is given up."""
+        """`attempt` runs one delivery and never raises but on cancellation. `ordered_ids` are those of the triggers
+        that are ordered. After `answer_within_s` a connection that does not answer is given up."""
         self.url = url
         self.worker_id = worker_id
         self.trigger_ids = deque(trigger_ids)
+        self.ordered_ids = deque(ordered_ids)
+        self.lanes_first = False
+        self.overdue: LaneId | None = None
         self.trigger_names = trigger_names
-        self.concurrency = concurrency
         self.poll_interval_s = poll_interval_s
-        self.attempt = attempt
         self.answer_within_s = answer_within_s
-        self.waiting: deque[tuple[float, Claimed]] = deque()
-        self.running: dict[Key, tuple[asyncio.Task[None], Claimed]] = {}
-        self.finished: list[Settlement] = []
         self.accepting = True
         self.hungry = True
         self.closing = False
-        self.run_s = 1.0  # moving average of the run time
         self.signal = asyncio.Event()
+        self.slots = Slots(concurrency, attempt, on_finished=self.signal.set)
         self.conn: AsyncConnection[Any] | None = None
         self.strays_checked_at = 0.0
         self.log = structlog.get_logger().bind(worker_id=str(worker_id))
@@ -78,7 +74,7 @@ class ClaimLoop:
         """Claim, run and settle until `drain` has emptied it; cancelled when the worker was declared dead."""
         outage_s = 0.0
         try:
-            while not (self.closing and not self.running and not self.finished):
+            while not (self.closing and not self.slots.running and not self.slots.finished):
                 await self.wait_for_work()
                 try:
                     await self.turn()
@@ -89,7 +85,7 @@ class ClaimLoop:
                     if outage_s == 0:
                         self.log.warning(
                             "database unreachable: runs go on, their outcomes are kept until it is back",
-                            kept=len(self.finished), error=str(error).strip(),
+                            kept=len(self.slots.finished), error=str(error).strip(),
                         )  # fmt: skip
                     await self.disconnect()
                     outage_s = min(max(outage_s * 2, 0.1), 2)
@@ -98,12 +94,13 @@ class ClaimLoop:
             await self.disconnect()
 
     async def wait_for_work(self) -> None:
-        if not self.finished:
+        slots = self.slots
+        if not slots.finished:
             # One pass of the event loop lets everything that is about to finish do so: one settling instead of many.
             # With something to settle already, the next exchange goes out first, and the runs that the last one
             # brought use the time that PostgreSQL takes.
             await asyncio.sleep(0)
-        while not self.finished and not (self.hungry and self.room() > 0) and not (self.closing and not self.running):
+        while not slots.finished and not (self.hungry and self.room() > 0) and not (self.closing and not slots.running):
             self.signal.clear()
             # Jitter keeps a fleet that was started at once from polling at once.
             poll_s = self.poll_interval_s * random.uniform(0.75, 1.25)  # noqa: S311
@@ -112,20 +109,10 @@ class ClaimLoop:
                     await self.signal.wait()
             except TimeoutError:
                 self.hungry = True
-            self.give_back(PREFETCH_PATIENCE_S)
-
-    def give_back(self, older_than_s: float) -> None:
-        """Give back what was prefetched and still has no slot: runs turned out longer than they looked, and another
-        worker may be idle."""
-        while self.waiting and time.monotonic() - self.waiting[0][0] >= older_than_s:
-            self.finished.append(released(self.waiting.popleft()[1]))
+            slots.give_back(PREFETCH_PATIENCE_S)
 
     def room(self) -> int:
-        """How many deliveries may be claimed now: the free slots, and as many again while runs are short."""
-        if not self.accepting:
-            return 0
-        prefetch = self.concurrency if self.run_s < SHORT_RUN_S else 0
-        return max(0, self.concurrency + prefetch - len(self.running) - len(self.waiting))
+        return self.slots.room() if self.accepting else 0
 
     async def turn(self) -> None:
         """One exchange, and the runs that it brought."""
@@ -136,48 +123,73 @@ class ClaimLoop:
         if time.monotonic() - self.strays_checked_at > STRAY_CHECK_S:
             with answered_within(self.answer_within_s, self.conn):
                 await self.adopt_strays(self.conn)
-        settlements, limit = self.finished[:1000], self.room()
+        settlements, limit = self.slots.finished[:1000], self.room()
         self.hungry = False
         with answered_within(self.answer_within_s, self.conn):
             exchanged = await self.exchange(self.conn, settlements, limit)
-        del self.finished[: len(settlements)]
+        del self.slots.finished[: len(settlements)]
         # A full claim means that there is probably more.
-        self.hungry = self.hungry or (limit > 0 and len(exchanged.claimed) >= limit)
+        self.hungry = self.hungry or (limit > 0 and slots_taken(exchanged.claimed) >= limit)
         self.trigger_ids.rotate(-1)
-        for trigger_id, event_id in exchanged.stale:
+        self.ordered_ids.rotate(-1)
+        self.lanes_first = not self.lanes_first
+        self.overdue = exchanged.overdue
+        if exchanged.stale:
+            await self.discard(self.conn, settlements, exchanged.stale)
+        self.take(exchanged.claimed)
+
+    async def discard(
+        self, conn: AsyncConnection[Any], settlements: Sequence[Settlement], stale: frozenset[Key]
+    ) -> None:
+        """Outcomes that came too late. A lane that was lost must not go on here: it does elsewhere."""
+        for trigger_id, event_id in stale:
             self.log.warning(
                 "outcome discarded: the lease was lost to another worker",
                 delivery_id=str(DeliveryId(trigger_id, event_id)), trigger=self.trigger_names.get(trigger_id),
             )  # fmt: skip
-        self.take(exchanged.claimed)
+        lanes = {(s.trigger_id, s.lane_key) for s in settlements if s.lane_key and (s.trigger_id, s.event_id) in stale}
+        if suspects := [batch for batch in (*self.slots.waiting, *self.slots.running) if batch.lane in lanes]:
+            # After a lost answer a settlement may come a second time, and be late only for that.
+            with answered_within(self.answer_within_s, conn):
+                held = {lease[:2] for lease in await own_leases(conn, worker_id=self.worker_id)}
+            self.slots.abandon([batch for batch in suspects if batch.left and batch.left[0][:2] not in held])
 
     async def exchange(self, conn: AsyncConnection[Any], settlements: list[Settlement], limit: int) -> Exchanged:
         """One exchange. A settlement that PostgreSQL refuses (an output it cannot store) must not hold up the rest:
         then each goes alone, and the refused one becomes a dead letter."""
-        ids = list(self.trigger_ids)
         try:
-            return await exchange(conn, worker_id=self.worker_id, settlements=settlements, trigger_ids=ids, limit=limit)
+            return await self.exchange_with(conn, settlements, limit)
         except psycopg.Error as error:
             if is_connection_error(error) or is_conflict(error) or not settlements:
                 raise
+        # Some may be settled by now, and some lanes claimed without our having heard of it.
+        self.strays_checked_at = 0.0
+        held = {lease[:2] for lease in await own_leases(conn, worker_id=self.worker_id)}
         stale: set[Key] = set()
         for settlement in settlements:
+            if settlement[:2] not in held:
+                continue
             try:
-                done = await exchange(
-                    conn, worker_id=self.worker_id, settlements=[settlement], trigger_ids=ids, limit=0
-                )
+                done = await self.exchange_with(conn, [settlement], 0)
             except psycopg.Error as error:
                 if is_connection_error(error) or is_conflict(error):
                     raise
-                done = await exchange(
-                    conn,
-                    worker_id=self.worker_id,
-                    settlements=[self.refused(settlement, error)],
-                    trigger_ids=ids,
-                    limit=0,
-                )
+                done = await self.exchange_with(conn, [self.refused(settlement, error)], 0)
             stale |= done.stale
         return Exchanged([], frozenset(stale))
+
+    async def exchange_with(self, conn: AsyncConnection[Any], settlements: list[Settlement], limit: int) -> Exchanged:
+        return await exchange(
+            conn,
+            worker_id=self.worker_id,
+            settlements=settlements,
+            trigger_ids=list(self.trigger_ids),
+            limit=limit,
+            ordered_ids=list(self.ordered_ids),
+            rows=self.slots.lane_rows(),
+            lanes_first=self.lanes_first,
+            overdue=self.overdue,
+        )
 
     def refused(self, settlement: Settlement, error: psycopg.Error) -> Settlement:
         reason = str(error).splitlines()[0][:500].replace("\x00", "")
@@ -189,12 +201,8 @@ class ClaimLoop:
 
     async def adopt_strays(self, conn: AsyncConnection[Any]) -> None:
         """Take up leases of ours that we do not know: their claim was committed, its answer never arrived."""
-        known = {(s.trigger_id, s.event_id) for s in self.finished}
-        known |= {(c.trigger_id, c.event_id) for _, c in self.waiting} | self.running.keys()
-        strays = [
-            lease for lease in await own_leases(conn, worker_id=self.worker_id)
-            if (lease.trigger_id, lease.event_id) not in known
-        ]  # fmt: skip
+        known = self.slots.known()
+        strays = [lease for lease in await own_leases(conn, worker_id=self.worker_id) if lease[:2] not in known]
         if strays:
             self.log.info("took up leases whose claim was not heard of", count=len(strays))
         self.take(strays)
@@ -202,31 +210,9 @@ class ClaimLoop:
 
     def take(self, claimed: list[Claimed]) -> None:
         if self.accepting:
-            now = time.monotonic()
-            self.waiting.extend((now, lease) for lease in claimed)
-            self.fill_slots()
+            self.slots.take(claimed)
         else:
-            self.finished.extend(released(lease) for lease in claimed)
-
-    def fill_slots(self) -> None:
-        while self.waiting and len(self.running) < self.concurrency:
-            _, lease = self.waiting.popleft()
-            run = asyncio.create_task(self.work(lease))
-            self.running[lease.trigger_id, lease.event_id] = (run, lease)
-
-    async def work(self, lease: Claimed) -> None:
-        started = time.perf_counter()
-        try:
-            settlement = await self.attempt(lease)
-        except asyncio.CancelledError:
-            # Only `drain` and a lost incarnation cancel; for the latter nobody settles any more.
-            settlement = released(lease)
-        self.run_s += (time.perf_counter() - started - self.run_s) * 0.05
-        if self.running.pop((lease.trigger_id, lease.event_id), None) is None:
-            return  # it was given back while it did not stop
-        self.finished.append(settlement)
-        self.fill_slots()
-        self.signal.set()
+            self.slots.refuse(claimed)
 
     async def drain(self, grace_s: float, hurry: asyncio.Event) -> None:
         """Claim no more, give back what has not started, let runs finish within the grace, give back the rest.
@@ -235,39 +221,22 @@ class ClaimLoop:
             hurry: Ends the grace at once.
         """
         self.accepting = False
-        self.give_back(0)
+        self.slots.give_back(0)
         self.signal.set()
         deadline = time.monotonic() + grace_s
-        while self.running and not hurry.is_set() and (left := deadline - time.monotonic()) > 0:
+        while self.slots.running and not hurry.is_set() and (left := deadline - time.monotonic()) > 0:
             waiting = asyncio.ensure_future(hurry.wait())
-            runs = [run for run, _ in self.running.values()]
+            runs = list(self.slots.running.values())
             await asyncio.wait([waiting, *runs], timeout=left, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
-        await self.stop_runs()
+        await self.slots.stop()
         self.closing = True
         self.signal.set()
-
-    async def stop_runs(self) -> None:
-        """Cancel what runs. A run that swallows its cancellation is given back all the same: the fence keeps its
-        outcome out."""
-        runs = [run for run, _ in self.running.values()]
-        for run in runs:
-            run.cancel("the worker stops")
-        if runs:
-            await asyncio.wait(runs, timeout=2)
-        for _, lease in self.running.values():
-            self.log.warning("a run does not stop; its delivery is given back", delivery_id=str(lease.delivery_id))
-            self.finished.append(released(lease))
-        self.running.clear()
 
     async def disconnect(self) -> None:
         if self.conn is not None:
             conn, self.conn = self.conn, None
             await conn.close()
-
-
-def released(lease: Claimed) -> Settlement:
-    return Settlement(lease.trigger_id, lease.event_id, lease.lease_epoch, Outcome.RELEASED)
 
 
 def is_conflict(error: BaseException) -> bool:

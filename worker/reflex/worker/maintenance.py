@@ -1,19 +1,21 @@
 """Maintenance: the standing loops over the tables. Every worker runs them; SKIP LOCKED lets them share the work."""
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Final
 
-import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from reflex.core.database import answered_within, connect
-from reflex.core.queue import promote_scheduled, reap, route_unrouted
+from reflex.core.database import answered_within
+from reflex.core.lanes import leave_lanes, promote_lanes, sweep_lanes
+from reflex.core.queue import promote_scheduled, route_unrouted
+from reflex.core.reaping import reap
+from reflex.core.schedules import retire_schedules
 from reflex.core.workers import retire_triggers
+from reflex.worker.standing import standing
 
 __all__ = ["Maintenance"]
 
@@ -23,7 +25,8 @@ LEASE_TIMEOUTS_PER_CHORE: Final = 6
 
 
 class Maintenance:
-    """Promotes what is due, reaps dead workers, routes unrouted events, retires triggers nobody knows any more."""
+    """Promotes what is due, reaps dead workers, routes unrouted events, retires triggers and schedules that nobody
+    knows any more, and clears away lanes that are empty or not wanted any more."""
 
     def __init__(self, url: str, *, lease_timeout_s: float) -> None:
         self.url = url
@@ -40,21 +43,12 @@ class Maintenance:
 
     async def run(self) -> None:
         """Until cancelled. An outage is waited out."""
-        wait_s = 0.1
-        while True:
-            try:
-                conn = await connect(self.url, name="reflex maintenance")
-                try:
-                    # After an outage everyone's heartbeat is old. Nobody is declared dead until all had time to beat.
-                    self.steady_since = boot_clock()
-                    wait_s = 0.1
-                    await self.rounds(conn)
-                finally:
-                    await conn.close()
-            except (psycopg.Error, OSError) as error:
-                self.log.warning("maintenance lost the database, trying again", error=str(error).strip())
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311 (jitter)
-            wait_s = min(wait_s * 2, 5)
+        await standing(self.url, "maintenance", self.steadied)
+
+    async def steadied(self, conn: AsyncConnection[Any]) -> None:
+        # After an outage everyone's heartbeat is old. Nobody is declared dead until all had time to beat.
+        self.steady_since = boot_clock()
+        await self.rounds(conn)
 
     async def rounds(self, conn: AsyncConnection[Any]) -> None:
         chores: dict[str, Callable[[AsyncConnection[Any]], Awaitable[float]]] = {
@@ -62,6 +56,7 @@ class Maintenance:
             "reap": self.reap,
             "route": self.route,
             "retire": self.retire,
+            "clear": self.clear,
         }
         self.due = {}
         last = boot_clock()
@@ -83,10 +78,10 @@ class Maintenance:
                 pass
 
     async def promote(self, conn: AsyncConnection[Any]) -> float:
-        promoted, next_in = await promote_scheduled(conn, limit=BATCH)
-        if promoted >= BATCH:
+        found = [await promote_scheduled(conn, limit=BATCH), await promote_lanes(conn, limit=BATCH)]
+        if any(promoted >= BATCH for promoted, _ in found):
             return 0.0
-        return 1.0 if next_in is None else min(1.0, next_in.total_seconds())
+        return min([1.0, *(next_in.total_seconds() for _, next_in in found if next_in is not None)])
 
     async def reap(self, conn: AsyncConnection[Any]) -> float:
         if boot_clock() - self.steady_since >= self.lease_timeout_s:
@@ -106,7 +101,16 @@ class Maintenance:
     async def retire(self, conn: AsyncConnection[Any]) -> float:
         for name in await retire_triggers(conn):
             self.log.warning("retired a trigger that no running worker knows", trigger=name)
+        for name in await retire_schedules(conn):
+            self.log.warning("retired a schedule that no running worker knows", schedule=name)
         return 30.0
+
+    async def clear(self, conn: AsyncConnection[Any]) -> float:
+        moved = await leave_lanes(conn, limit=BATCH)
+        if moved:
+            self.log.info("deliveries of triggers that are ordered no more go on without order", deliveries=moved)
+        swept = await sweep_lanes(conn, limit=BATCH)
+        return 0.0 if BATCH in (moved, swept) else 5.0
 
 
 def boot_clock() -> float:

@@ -24,6 +24,7 @@ from reflex.core.errors import ConfigurationError
 from reflex.core.ids import new_id
 from reflex.core.journal import StepStore
 from reflex.core.log import WAKE_CHANNEL
+from reflex.core.progress import WATCH_CHANNEL
 from reflex.core.registration import REGISTRY_CHANNEL, Registered, register
 from reflex.core.settings import Settings
 from reflex.core.workers import Incarnation, dismiss, enlist
@@ -31,7 +32,9 @@ from reflex.worker.attempt import Attempts
 from reflex.worker.claim_loop import ClaimLoop
 from reflex.worker.heartbeat import Heartbeat
 from reflex.worker.maintenance import Maintenance
+from reflex.worker.progress import ProgressPublisher
 from reflex.worker.stopping import Stopping
+from reflex.worker.timers import Timers
 from reflex.worker.wakeup import listen
 
 __all__ = ["work"]
@@ -65,6 +68,7 @@ async def work(settings: Settings, app: App | None = None) -> None:
             return
         log.info(
             "worker is ready", app=app.name, triggers=sorted(registered.trigger_ids),
+            schedules=sorted(registered.schedule_ids),
             concurrency=settings.concurrency, database=describe(url), pid=os.getpid(),
         )  # fmt: skip
         steps = StepStore(url)
@@ -115,12 +119,15 @@ async def live(
     worker_id = new_id()
     triggers = {registered.trigger_ids[trigger.name]: trigger for trigger in app.triggers}
     incarnation = Incarnation(
-        worker_id, registered.app_id, tuple(triggers), socket.gethostname(), os.getpid(), settings.concurrency
-    )
+        worker_id, registered.app_id, tuple(triggers), socket.gethostname(), os.getpid(), settings.concurrency,
+        tuple(registered.schedule_ids.values()),
+    )  # fmt: skip
+    progress = ProgressPublisher(url)
     loop = ClaimLoop(
         url,
         worker_id=worker_id,
         trigger_ids=tuple(triggers),
+        ordered_ids=[trigger_id for trigger_id, trigger in triggers.items() if trigger.ordered],
         trigger_names={trigger_id: trigger.name for trigger_id, trigger in triggers.items()},
         concurrency=settings.concurrency,
         poll_interval_s=settings.poll_interval_s,
@@ -137,9 +144,11 @@ async def live(
                 max_output_bytes=settings.max_output_bytes,
             ),
             steps=steps,
+            audience=progress,
         ),
     )
     maintenance = Maintenance(url, lease_timeout_s=settings.lease_timeout_s)
+    timers = Timers(url, schedule_ids=incarnation.schedule_ids, poll_interval_s=settings.poll_interval_s)
     await patiently(url, stopping, lambda conn: enlist(conn, incarnation))
     if stopping.asked.is_set():
         await dismissed(url, incarnation)
@@ -153,14 +162,22 @@ async def live(
         on_declared_dead=lambda: event_loop.call_soon_threadsafe(declared_dead.set),
     )
     heartbeat.start()
-    channels = {WAKE_CHANNEL: loop.wake, REGISTRY_CHANNEL: maintenance.wake}
-    background = [asyncio.create_task(listen(url, channels)), asyncio.create_task(maintenance.run())]
+
+    def registry_changed() -> None:
+        maintenance.wake()
+        timers.wake()
+
+    channels = {WAKE_CHANNEL: loop.wake, REGISTRY_CHANNEL: registry_changed}
+    listening = listen(url, channels, repeated={WATCH_CHANNEL: progress.watch})
+    background = [asyncio.create_task(listening), asyncio.create_task(maintenance.run())]
+    if incarnation.schedule_ids:
+        background.append(asyncio.create_task(timers.run()))
     claiming = asyncio.create_task(loop.run())
     signals = [asyncio.create_task(event.wait()) for event in (stopping.asked, declared_dead)]
     try:
         await asyncio.wait([claiming, *background, *signals], return_when=asyncio.FIRST_COMPLETED)
         if stopping.asked.is_set() and not declared_dead.is_set():
-            structlog.get_logger().info("draining: no more claims", running=len(loop.running))
+            structlog.get_logger().info("draining: no more claims", running=len(loop.slots.running))
             await loop.drain(settings.drain_grace_s, stopping.hurry)
             await asyncio.wait([claiming], timeout=LAST_SETTLE_S)
         elif not declared_dead.is_set():
@@ -172,7 +189,8 @@ async def live(
             part.cancel()
         await asyncio.gather(claiming, *background, *signals, return_exceptions=True)
         loop.accepting = False
-        await loop.stop_runs()
+        await loop.slots.stop()
+        await progress.aclose()
         heartbeat.stop()
     if stopping.asked.is_set() and not declared_dead.is_set():
         await dismissed(url, incarnation)

@@ -17,23 +17,30 @@ PROBE_S: Final = 30.0
 PROBE_ANSWER_S: Final = 5.0
 
 
-async def listen(url: str, channels: dict[str, Callable[[], None]]) -> None:
-    """Call a channel's function at each of its notifications, and all of them after every (re)connect, for what was
-    sent while nobody listened. Runs until cancelled; an outage is waited out."""
+async def listen(
+    url: str, channels: dict[str, Callable[[], None]], *, repeated: dict[str, Callable[[], None]] | None = None
+) -> None:
+    """Call a channel's function at each of its notifications, and all of `channels` after every (re)connect, for what
+    was sent while nobody listened. Runs until cancelled; an outage is waited out.
+
+    Args:
+        repeated: Channels whose notifications come again by themselves while they hold, so that none was missed.
+    """
     log = structlog.get_logger()
+    heard = {**channels, **(repeated or {})}
     wait_s = 0.1
     while True:
         try:
             conn = await connect(url, name="reflex listener")
             try:
-                for channel in channels:
+                for channel in heard:
                     await conn.execute(SQL("LISTEN {}").format(Identifier(channel)))
                 wait_s = 0.1
                 for wake in channels.values():
                     wake()
                 while True:
                     async for notification in conn.notifies(timeout=PROBE_S):
-                        channels[notification.channel]()
+                        heard[notification.channel]()
                     # A connection on which nothing comes looks the same whether it works or not.
                     with answered_within(PROBE_ANSWER_S, conn):
                         await conn.execute("SELECT")

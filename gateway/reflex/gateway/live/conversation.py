@@ -31,6 +31,7 @@ from reflex.gateway.live.closing import OUTBOX_REASONS, CloseCode
 from reflex.gateway.live.filters import read_filter
 from reflex.gateway.live.hub import Hub
 from reflex.gateway.live.outbox import SLOW, Outbox, OutboxClosed
+from reflex.gateway.live.progress_feed import ProgressFeed
 from reflex.gateway.live.protocol import (
     PROTOCOL,
     FrameRejected,
@@ -72,6 +73,7 @@ class Services:
     publisher: Publisher
     hub: Hub
     sessions: Sessions
+    progress: ProgressFeed
 
 
 class Opening(NamedTuple):
@@ -210,7 +212,8 @@ class Conversation:
         await self._room.acquire()
         try:
             if not self._is_known:
-                await self._services.sessions.keep(self._session.id, self._services.hub.position(self._replies))
+                assert self._replies.sent is not None
+                await self._services.sessions.keep(self._session.id, self._replies.sent)
                 self._is_known = True
         except BaseException:
             self._room.release()
@@ -255,8 +258,12 @@ class Conversation:
         head = b'{"op":"event","subscription":%b,"cursor":"' % orjson.dumps(operation.id)
         render = partial(event_frame, head.decode())
         subscription = Subscription(filter, self._outbox, render=render, cursor=cursor)
-        stack = AsyncExitStack()
-        await stack.enter_async_context(self._services.hub.subscription(subscription))
+        async with AsyncExitStack() as entered:
+            if "progress" in operation.include:
+                feed = self._services.progress
+                await entered.enter_async_context(feed.watching(operation.id, filter, self._outbox))
+            await entered.enter_async_context(self._services.hub.subscription(subscription, field="/after"))
+            stack = entered.pop_all()
         self._subscriptions[operation.id] = subscription, stack
         # Offered, not put: nothing is awaited, so no event of it comes first.
         self._outbox.offer(frame("subscribed", operation.id, cursor=str(subscription.cursor)))

@@ -1,7 +1,6 @@
 """GET /events/stream: the log as server-sent events, for a browser's EventSource and for anything that reads lines."""
 
-import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -11,12 +10,13 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from reflex.core.cursors import Cursor
+from reflex.core.errors import DatabaseUnavailable
 from reflex.core.log_reading import LoggedEvent
 from reflex.core.settings import Settings
 from reflex.gateway.live.admission import Admission, ConnectionRefused
 from reflex.gateway.live.filters import read_filter
 from reflex.gateway.live.hub import Hub
-from reflex.gateway.live.outbox import Outbox, OutboxClosed
+from reflex.gateway.live.outbox import Outbox, OutboxClosed, Waiting
 from reflex.gateway.live.subscription import Subscription
 from reflex.gateway.problems import RequestRefused
 from reflex.gateway.query import Parameter, read_query
@@ -34,7 +34,8 @@ PARAMETERS: Final = (
 RETRY_MS: Final = 2000
 # A client that takes nothing for so long is gone, or as good as gone.
 SEND_TIMEOUT_S: Final = 30.0
-SLOW_SEND_S: Final = 5.0
+# What is handed to the connection at once. It is kept there until the client has taken it, and counts as sent together.
+SENT_AT_ONCE_CHARS: Final = 64 * 1024
 
 
 class EventSource:
@@ -63,11 +64,13 @@ class EventSource:
             render=frame_of,
             cursor=Cursor.parse(after, field=field) if after else None,
         )
-        hub: Hub = request.app.state.hub
+        hub: Hub | None = getattr(request.app.state, "hub", None)
+        if hub is None:
+            raise DatabaseUnavailable("this gateway was started without a database")
         address = request.client.host if request.client else ""
         try:
             with self._admission.place(address):
-                async with hub.subscription(subscription):
+                async with hub.subscription(subscription, field=field):
                     frames = self._frames(hub, subscription)
                     response = EventSourceResponse(frames, ping=0, sep="\n", send_timeout=SEND_TIMEOUT_S)
                     await response(scope, receive, send)
@@ -79,21 +82,32 @@ class EventSource:
 
     async def _frames(self, hub: Hub, subscription: Subscription) -> AsyncGenerator[bytes]:
         # An id without data moves the place from which a browser resumes, and no event is seen.
-        yield f"retry: {RETRY_MS}\nid: {subscription.cursor}\n\n".encode()
+        yield f"retry: {RETRY_MS}\nid: {subscription.sent}\n\n".encode()
         while True:
             try:
-                async with asyncio.timeout(self._settings.live_heartbeat_s):
-                    waiting = await subscription.outbox.take()
-            except TimeoutError:
-                subscription.sent = hub.position(subscription)
-                yield f": heartbeat\nid: {subscription.sent}\n\n".encode()
-                continue
+                waiting = await subscription.outbox.take(within_s=self._settings.live_heartbeat_s)
             except OutboxClosed as closed:
                 told = orjson.dumps({"reason": closed.reason, "cursor": str(subscription.sent)}).decode()
                 yield f"event: closing\ndata: {told}\n\n".encode()
                 return
-            yield "".join([frame for frame, _, _ in waiting]).encode()
-            subscription.sent = waiting[-1][2]
+            if not waiting:
+                subscription.sent = hub.position(subscription)
+                yield f": heartbeat\nid: {subscription.sent}\n\n".encode()
+            for portion in portions(waiting):
+                yield "".join([frame for frame, _, _ in portion]).encode()
+                subscription.sent = portion[-1][2]
+
+
+def portions(waiting: Sequence[Waiting]) -> Generator[Sequence[Waiting]]:
+    """The frames in the same order, in pieces that are not larger than one that is sent at once, or than one frame."""
+    first = chars = 0
+    for index, (frame, _, _) in enumerate(waiting):
+        if chars + len(frame) > SENT_AT_ONCE_CHARS and index > first:
+            yield waiting[first:index]
+            first, chars = index, 0
+        chars += len(frame)
+    if waiting:
+        yield waiting[first:]
 
 
 class LastFrame:

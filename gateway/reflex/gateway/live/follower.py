@@ -18,7 +18,8 @@ from psycopg.sql import SQL, Identifier
 from reflex.core.cursors import Cursor, CursorRejected
 from reflex.core.database import answered_within, connect, describe
 from reflex.core.log import WAKE_CHANNEL
-from reflex.core.log_reading import LOG_CHANNEL, LoggedEvent, LogPage, log_bounds, place, read_log
+from reflex.core.log_reading import LOG_CHANNEL, LogPage, log_bounds, read_log
+from reflex.core.placing import Placer
 
 __all__ = ["Follower"]
 
@@ -30,7 +31,8 @@ ANSWER_S: Final = 10.0
 PLACED_A_TURN: Final = 1000
 EVENTS_A_PAGE: Final = 500
 # How far back the log is read when the first reader comes: those who were cut off by a restart resume from memory.
-APPENDS_READ_BACK: Final = 200
+# As many as fit into one page: reading much would keep that reader waiting, and fill the memory.
+APPENDS_READ_BACK: Final = (200, 20, 2, 0)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -60,6 +62,7 @@ class Follower:
         self._watched = False
         self._wake = asyncio.Event()
         self._cursor: Cursor | None = None
+        self._placer = Placer()
         self._turned_at = 0.0
         self._works = True
         self.ready = asyncio.Event()
@@ -82,6 +85,7 @@ class Follower:
         while True:
             try:
                 conn = await connect(self._url, name="reflex gateway: follow")
+                self._placer = Placer()
                 try:
                     await self._listen(conn)
                     await self._check(conn)
@@ -128,7 +132,7 @@ class Follower:
         """Give appends their position, and deliver what can be read."""
         self._wake.clear()
         with answered_within(ANSWER_S, conn):
-            while await place(conn, limit=PLACED_A_TURN) >= PLACED_A_TURN:
+            while await self._placer.place(conn, limit=PLACED_A_TURN) >= PLACED_A_TURN:
                 pass
         self._turned_at = time.monotonic()
         if self._watched and self._cursor is None:
@@ -146,15 +150,15 @@ class Follower:
     async def _find_end(self, conn: AsyncConnection[Any]) -> None:
         with answered_within(ANSWER_S, conn):
             bounds = await log_bounds(conn)
-            first = max(bounds.start, Cursor(bounds.end.position - APPENDS_READ_BACK, 0))
-            cursor, recent = first, list[LoggedEvent]()
-            while cursor < bounds.end:
-                page = await read_log(conn, cursor, limit=EVENTS_A_PAGE)
-                recent += page.events
-                cursor = page.cursor
+            first, page = bounds.end, LogPage((), bounds.end)
+            for appends in APPENDS_READ_BACK:
+                first = max(bounds.start, bounds.end._replace(position=bounds.end.position - appends))
+                page = await read_log(conn, first, limit=EVENTS_A_PAGE)
+                if page.cursor >= bounds.end:
+                    break
         if self._watched:
-            self._cursor = cursor
-            self._begin(first, LogPage(recent, cursor))
+            self._cursor = page.cursor
+            self._begin(first, page)
             self.ready.set()
 
     async def _pause(self, conn: AsyncConnection[Any]) -> None:

@@ -209,9 +209,29 @@ SERVER_FRAMES: Final[tuple[Frame, ...]] = (
     ),
     Frame(
         op="progress",
-        summary="What a run says while it is going on. It is not kept: a client that is away misses it.",
-        fields=(OF_SUBSCRIPTION, Field("progress", "What the run said.", {"type": "object"}, required=True)),
-        example={"op": "progress", "subscription": "orders", "progress": {"text": "looking it up"}},
+        summary="What a run does while it is going on. It is not kept: a client that is away, or slow, misses it.",
+        fields=(
+            OF_SUBSCRIPTION,
+            Field("progress", "See the guide.", {"$ref": "#/components/schemas/Progress"}, required=True),
+        ),
+        example={
+            "op": "progress",
+            "subscription": "orders",
+            "progress": {
+                "event_id": AN_EVENT,
+                "delivery_id": f"3-{AN_EVENT}",
+                "trigger": "greeter",
+                "attempt": 1,
+                "type": "ws.message",
+                "source": "ws:7e80…",
+                "key": "A1",
+                "correlation_id": None,
+                "seq": 2,
+                "kind": "text",
+                "text": "Looking it",
+                "request": 1,
+            },
+        },
     ),
     Frame(
         op="reply",

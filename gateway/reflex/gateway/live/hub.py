@@ -100,9 +100,12 @@ class Hub:
         self.stop()
 
     @asynccontextmanager
-    async def subscription(self, subscription: Subscription) -> AsyncGenerator[None]:
+    async def subscription(self, subscription: Subscription, *, field: str = "after") -> AsyncGenerator[None]:
         """Serve a subscription: old events first, if it has a cursor to go on from, and then what is new. Once inside,
         its cursor is known and nothing was sent yet.
+
+        Args:
+            field: Where the cursor was in the request.
 
         Raises:
             CursorRejected: Reading cannot go on at its cursor.
@@ -113,8 +116,10 @@ class Hub:
             if subscription.cursor is None:
                 subscription.cursor = subscription.sent = end
             elif not self._recent_after <= subscription.cursor <= end:
-                (await self.read(log_bounds)).check(subscription.cursor)
+                (await self.read(log_bounds)).check(subscription.cursor, field=field)
             self._subscriptions.add(subscription)
+            if self.stopping:  # since it was admitted
+                subscription.outbox.close(STOPPING)
             task = asyncio.create_task(self._serve(subscription))
             try:
                 yield
@@ -168,10 +173,10 @@ class Hub:
 
     def position(self, subscription: Subscription) -> Cursor:
         """How far the log was read for a subscription: what its outbox was given, and all that it does not want."""
-        if self._joined(subscription):
-            return self._cursor
         assert subscription.cursor is not None
-        return subscription.cursor
+        assert subscription.sent is not None
+        # Of the page that is being read for it some events were sent already.
+        return self._cursor if self._joined(subscription) else max(subscription.cursor, subscription.sent)
 
     async def _serve(self, subscription: Subscription) -> None:
         """Bring a subscription to where the hub is, and let it join."""

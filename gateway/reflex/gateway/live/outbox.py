@@ -77,6 +77,11 @@ class Outbox:
         if self._changed:
             self._wake()
 
+    def offer_if_spare(self, frame: str) -> None:
+        """Send it if there is plenty of room: what may be lost makes no client slow."""
+        if self._has_half(len(frame)):
+            self.offer(frame)
+
     async def put(self, frame: str, reader: Reader | None = None, cursor: Cursor | None = None) -> None:
         """Send it after what waits already; wait for room.
 
@@ -89,16 +94,20 @@ class Outbox:
             raise OutboxClosed(self.closed)
         self.offer(frame, reader, cursor)
 
-    async def take(self) -> Sequence[Waiting]:
-        """All that waits, at least one.
+    async def take(self, *, within_s: float | None = None) -> Sequence[Waiting]:
+        """All that waits, at least one; nothing only if nothing came for `within_s`.
 
         Raises:
             OutboxClosed: There is nothing, and nothing more will come.
         """
-        while not self._waiting:
-            if self.closed is not None:
-                raise OutboxClosed(self.closed)
-            await self._change()
+        try:
+            async with asyncio.timeout(within_s):
+                while not self._waiting:
+                    if self.closed is not None:
+                        raise OutboxClosed(self.closed)
+                    await self._change()
+        except TimeoutError:
+            pass  # and yet something may have come at that very moment
         taken = list(self._waiting)
         self._waiting.clear()
         self._chars = 0

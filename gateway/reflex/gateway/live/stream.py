@@ -87,8 +87,8 @@ class Stream(WSStream):
     async def handle(self, event: Event) -> None:
         match event:
             case Request():
-                # hypercorn compresses for every client that offers it: 300 KB a connection for the two windows, and
-                # a frame of 64 KB that unpacks to 64 MB.
+                # hypercorn compresses for every client that offers it: four times the memory of a connection for the
+                # two windows, and a frame of 64 KB may unpack to 64 MB.
                 headers = [header for header in event.headers if header[0].lower() != b"sec-websocket-extensions"]
                 state = StateOfServer({**event.state, RECEIPTS: self.receipts})
                 event = replace(event, headers=headers, state=state)

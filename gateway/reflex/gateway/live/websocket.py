@@ -62,7 +62,7 @@ class WebSocket:
         state = scope["app"].state
         if getattr(state, "hub", None) is None:
             raise ConnectionRefused(CloseCode.FULL, "this gateway was started without a database")
-        services = Services(self._settings, self._publisher, state.hub, state.sessions)
+        services = Services(self._settings, self._publisher, state.hub, state.sessions, state.progress)
         if services.hub.stopping:
             raise ConnectionRefused(*OUTBOX_REASONS["stopping"])
         query = read_query(scope["query_string"])

@@ -1,13 +1,13 @@
 """What the gateway is compared with: the same app with a store that keeps nothing, and hypercorn answering by itself.
 
 Run as processes of their own, on the gateway's own server loop: `python -m reflex.cli.bench.reference_server KIND PORT`
-with KIND `validate` or `no-op`. DATABASE_URL is where `validate` finds the schemas.
+with KIND `validate`, `no-op` or `broadcast`. DATABASE_URL is where `validate` finds the schemas.
 """
 
 import asyncio
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -49,6 +49,32 @@ async def no_op(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": ANSWER})
 
 
+class Broadcast:
+    """Sends the body of a request to every WebSocket, as often as its header `times` says: what hypercorn can do."""
+
+    def __init__(self) -> None:
+        self.sends: set[Send] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            if scope["type"] == "http" and scope["method"] == "POST":
+                text = (await receive())["body"].decode()
+                for _ in range(int(dict(scope["headers"])[b"times"])):
+                    for each in self.sends:
+                        await each({"type": "websocket.send", "text": text})
+                await send(START)
+                await send({"type": "http.response.body", "body": ANSWER})
+            else:
+                await no_op(scope, receive, send)
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        self.sends.add(send)
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+        self.sends.discard(send)
+
+
 async def serve(app: ASGIApp, port: int) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -59,8 +85,12 @@ async def serve(app: ASGIApp, port: int) -> None:
 
 def main() -> None:
     kind, port = sys.argv[1:]
-    app: ASGIApp = create_app(load_settings(), store=Nowhere()) if kind == "validate" else no_op
-    asyncio.run(serve(app, int(port)))
+    apps: dict[str, Callable[[], ASGIApp]] = {
+        "validate": lambda: create_app(load_settings(), store=Nowhere()),
+        "no-op": lambda: no_op,
+        "broadcast": Broadcast,
+    }
+    asyncio.run(serve(apps[kind](), int(port)))
 
 
 if __name__ == "__main__":

@@ -46,19 +46,19 @@ RUNS: Final = sql.SQL(
     "FROM generate_series(1, %(count)s) AS number"
 ).format(TRIGGER, ID)
 TABLES: Final = (
-    "TRUNCATE reflex.event, reflex.delivery, reflex.scheduled, reflex.lease, reflex.run, reflex.dead_letter, "
-    "reflex.unrouted, reflex.idempotency, reflex.worker"
+    "TRUNCATE reflex.event, reflex.appended, reflex.log, reflex.delivery, reflex.ordered, reflex.lane, "
+    "reflex.scheduled, reflex.lease, reflex.run, reflex.dead_letter, reflex.unrouted, reflex.idempotency, reflex.worker"
 )
 DAY_MS: Final = 86_400_000
 
 
-def register(url: str) -> None:
-    """Put the app's triggers into a database."""
+def register(url: str, app: str = APP) -> None:
+    """Put an app's triggers into a database."""
     from reflex.agent.app import load_app
 
     async def put() -> None:
         async with await connect(url, name="reflex bench") as conn:
-            await register_app(conn, load_app(APP).manifest())
+            await register_app(conn, load_app(app).manifest())
 
     asyncio.run(put())
 

@@ -2,7 +2,7 @@
 
 import http.client
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,21 +55,24 @@ class Poster:
         self._connection.close()
 
 
-def gateway(folder: Path, url: str) -> AbstractContextManager[Service]:
-    """`reflex gateway` with its defaults."""
-    return listening(folder, url, "gateway", [*REFLEX, "gateway", "--port"])
+def gateway(folder: Path, url: str, *, env: Mapping[str, str] | None = None) -> AbstractContextManager[Service]:
+    """`reflex gateway` with its defaults, but for what `env` says."""
+    return listening(folder, url, "gateway", [*REFLEX, "gateway", "--port"], env=env)
 
 
 def reference(folder: Path, kind: str, url: str) -> AbstractContextManager[Service]:
-    """A server of `reference_server`; `kind` is `validate` or `no-op`."""
+    """A server of `reference_server`; `kind` is `validate`, `no-op` or `broadcast`."""
     return listening(folder, url, kind, [sys.executable, "-m", "reflex.cli.bench.reference_server", kind])
 
 
 @contextmanager
-def listening(folder: Path, url: str, name: str, command: list[str]) -> Generator[Service]:
+def listening(
+    folder: Path, url: str, name: str, command: list[str], *, env: Mapping[str, str] | None = None
+) -> Generator[Service]:
     """A server, from the moment on when it answers; its port is the last word of its command."""
     port = free_port()
-    with started([*command, str(port)], folder=folder, name=name, env={"DATABASE_URL": url}) as process:
+    env = {**(env or {}), "DATABASE_URL": url}
+    with started([*command, str(port)], folder=folder, name=name, env=env) as process:
         wait_until(lambda: bool(process.check()) and answers(port), what=f"an answer of the {name} server")
         yield Service(process, port)
 

@@ -14,7 +14,9 @@ from reflex.cli.bench.databases import open_server
 from reflex.cli.bench.history import history
 from reflex.cli.bench.idle import idle
 from reflex.cli.bench.ingest import batch, single
+from reflex.cli.bench.lanes import lanes
 from reflex.cli.bench.latency import latency
+from reflex.cli.bench.live import live
 from reflex.cli.bench.machine import facts, load_average
 from reflex.cli.bench.results import Row, failed, short
 from reflex.cli.bench.setting import Setting
@@ -33,7 +35,9 @@ BENCHMARKS: Final[Mapping[str, Callable[[Setting], list[Row]]]] = {
     "batch": batch,
     "drain": throughput,
     "history": history,
+    "lanes": lanes,
     "latency": latency,
+    "live": live,
     "takeover": takeover,
     "wal": wal,
     "idle": idle,

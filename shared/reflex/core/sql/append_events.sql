@@ -3,6 +3,12 @@
 -- route_type/route_pattern list, for each distinct type of the batch, the patterns that could match it, so that
 -- the cost of routing grows with matches and not with the number of triggers.
 -- Idempotency keys are inserted in key order: two gateways with the same keys wait instead of deadlocking.
+-- Events of ordered triggers go to the lane of their key. Locks are taken in one order everywhere: idempotency keys,
+-- then lanes, by trigger and key. Rows of `ordered` are made from what the locking of the lanes returns, so that a
+-- position is only drawn under the lock of its lane and positions follow the order of the commits; `unplaced` asks how
+-- many lanes there were for the same reason. Within one append the order is that of the ids, here as in the log.
+-- A transaction that has lanes locked and stands still is ended by the server: others' appends wait for it.
+-- An app without ordered triggers does not look at `keyed`: the EXISTS is asked once, before it.
 -- What was stored gets its place in the order of the log later (`place_appended`): readers are told on the channel of
 -- the workers, which readers listen to as well, or on their own if no worker has anything to do.
 -- A reply is an answer, not a cause: that no trigger matches it is nothing to look into.
@@ -37,24 +43,63 @@ stored AS (
     RETURNING event_id, type, available_at
 ),
 matched AS (
-    SELECT DISTINCT candidate.type, route.trigger_id
+    SELECT DISTINCT candidate.type, route.trigger_id, route.key_path
     FROM unnest(%(route_type)s::text[], %(route_pattern)s::text[]) AS candidate (type, pattern)
     JOIN reflex.route ON route.pattern = candidate.pattern
+),
+keyed AS (
+    SELECT matched.trigger_id, stored.event_id, stored.available_at,
+           reflex.lane_key(matched.key_path, input.key, input.source, input.payload) COLLATE "C" AS key
+    FROM stored
+    JOIN matched USING (type)
+    JOIN input USING (event_id)
+    WHERE matched.key_path IS NOT NULL AND EXISTS (SELECT FROM matched WHERE key_path IS NOT NULL)
+),
+laned AS (
+    INSERT INTO reflex.lane (trigger_id, key, pending, head)
+    SELECT trigger_id, key, count(*), nextval('reflex.lane_position')
+    FROM keyed
+    WHERE key IS NOT NULL AND (available_at IS NULL OR available_at <= now())
+    GROUP BY trigger_id, key
+    ORDER BY trigger_id, key
+    ON CONFLICT (trigger_id, key) DO UPDATE
+    SET pending = lane.pending + excluded.pending,
+        head    = CASE WHEN lane.pending = 0 THEN excluded.head ELSE lane.head END
+    RETURNING trigger_id, key, ready
+),
+queued AS (
+    INSERT INTO reflex.ordered (trigger_id, key, event_id, position)
+    SELECT trigger_id, key, event_id, nextval('reflex.lane_position')
+    FROM (
+        SELECT trigger_id, key, event_id
+        FROM laned
+        JOIN keyed USING (trigger_id, key)
+        WHERE available_at IS NULL OR available_at <= now()
+        ORDER BY event_id
+    ) AS in_order
 ),
 ready AS (
     INSERT INTO reflex.delivery (trigger_id, event_id)
     SELECT matched.trigger_id, stored.event_id
     FROM stored
     JOIN matched USING (type)
-    WHERE stored.available_at IS NULL OR stored.available_at <= now()
+    WHERE matched.key_path IS NULL AND (stored.available_at IS NULL OR stored.available_at <= now())
+    UNION ALL
+    SELECT trigger_id, event_id
+    FROM keyed
+    WHERE key IS NULL AND (available_at IS NULL OR available_at <= now())
     RETURNING trigger_id
 ),
 later AS (
-    INSERT INTO reflex.scheduled (trigger_id, event_id, available_at)
-    SELECT matched.trigger_id, stored.event_id, stored.available_at
+    INSERT INTO reflex.scheduled (trigger_id, event_id, available_at, lane_key)
+    SELECT matched.trigger_id, stored.event_id, stored.available_at, NULL
     FROM stored
     JOIN matched USING (type)
-    WHERE stored.available_at > now()
+    WHERE matched.key_path IS NULL AND stored.available_at > now()
+    UNION ALL
+    SELECT trigger_id, event_id, available_at, key
+    FROM keyed
+    WHERE available_at > now()
 ),
 nobody AS (
     INSERT INTO reflex.unrouted (type, event_id)
@@ -64,11 +109,16 @@ nobody AS (
 ),
 unplaced AS (
     INSERT INTO reflex.appended (event_ids)
-    SELECT array_agg(event_id ORDER BY event_id)
-    FROM (SELECT event_id, (row_number() OVER (ORDER BY event_id) - 1) / 100 AS chunk FROM stored) AS numbered
-    GROUP BY chunk
-    ORDER BY chunk
+    SELECT ids[n:n + 99]
+    FROM (SELECT array_agg(event_id ORDER BY event_id) AS ids FROM stored) AS whole
+    CROSS JOIN LATERAL generate_series(1, cardinality(ids), 100) AS n
+    WHERE (SELECT count(*) FROM laned) >= 0
+    ORDER BY n
 )
 SELECT (SELECT count(*) FROM stored) AS stored,
-       (SELECT pg_notify(CASE WHEN EXISTS (SELECT FROM ready) THEN 'reflex' ELSE 'reflex_log' END, '')
-        FROM (SELECT 1 FROM stored LIMIT 1) AS any_stored)::text AS notified
+       (SELECT pg_notify(
+            CASE WHEN EXISTS (SELECT FROM ready) OR EXISTS (SELECT FROM laned WHERE ready) THEN 'reflex'
+                 ELSE 'reflex_log' END, '')
+        FROM (SELECT 1 FROM stored LIMIT 1) AS any_stored)::text AS notified,
+       (SELECT set_config('idle_in_transaction_session_timeout', '5s', true)
+        FROM (SELECT 1 FROM laned LIMIT 1) AS any_laned) AS standstill

@@ -17,6 +17,13 @@ CROSS JOIN LATERAL (
     FROM reflex.scheduled
     WHERE scheduled.trigger_id = trigger.trigger_id AND scheduled.event_id = %(event_id)s
     UNION ALL
+    SELECT 'pending', ordered.attempt, ordered.lease_epoch, NULL, NULL, NULL,
+           CASE WHEN ordered.position = lane.head THEN lane.available_at END, NULL, NULL, NULL, NULL, NULL, NULL,
+           NULL, NULL
+    FROM reflex.ordered
+    JOIN reflex.lane USING (trigger_id, key)
+    WHERE ordered.trigger_id = trigger.trigger_id AND ordered.event_id = %(event_id)s
+    UNION ALL
     SELECT 'running', lease.attempt, lease.lease_epoch, lease.worker_id, worker.host, worker.pid, NULL,
            lease.started_at, NULL, NULL, NULL, NULL, NULL, NULL, NULL
     FROM reflex.lease

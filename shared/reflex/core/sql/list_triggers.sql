@@ -8,6 +8,8 @@ SELECT trigger.trigger_id AS id, trigger.name, app.name AS app,
        (
            SELECT count(*)
            FROM (SELECT FROM reflex.delivery WHERE delivery.trigger_id = trigger.trigger_id
+                 UNION ALL
+                 SELECT FROM reflex.ordered WHERE ordered.trigger_id = trigger.trigger_id
                  LIMIT %(count_limit)s) AS counted
        ) AS pending,
        (

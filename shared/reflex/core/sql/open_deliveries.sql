@@ -12,6 +12,10 @@ SELECT EXISTS (
             WHERE scheduled.trigger_id = trigger.trigger_id AND scheduled.event_id = %(event_id)s
         )
        OR EXISTS (
+            SELECT FROM reflex.ordered
+            WHERE ordered.trigger_id = trigger.trigger_id AND ordered.event_id = %(event_id)s
+        )
+       OR EXISTS (
             SELECT FROM reflex.lease
             WHERE lease.trigger_id = trigger.trigger_id AND lease.event_id = %(event_id)s
         )

@@ -1,7 +1,8 @@
 -- How much is where. Each table is counted up to a limit; beyond it the answer is the planner's estimate, the density
 -- of rows at the last vacuum times the size of the table now. Counting a million rows takes longer than a look should.
 -- Waiting counts from when a delivery could first run: accepted, due, or its last run's end. A delivery does not
--- carry that moment, so the oldest few of each trigger are looked up in the log.
+-- carry that moment, so the oldest few of each trigger, and the first of the lanes that
+-- have waited longest, are looked up in the log.
 WITH tables AS (
     SELECT relname AS name,
            CASE
@@ -11,10 +12,12 @@ WITH tables AS (
            END AS estimate
     FROM pg_class
     WHERE relnamespace = 'reflex'::regnamespace
-      AND relname IN ('delivery', 'scheduled', 'lease', 'dead_letter', 'unrouted')
+      AND relname IN ('delivery', 'ordered', 'scheduled', 'lease', 'dead_letter', 'unrouted')
 ),
 counted AS (
     SELECT 'delivery' AS name, count(*) FROM (SELECT FROM reflex.delivery LIMIT %(count_limit)s) AS few
+    UNION ALL
+    SELECT 'ordered', count(*) FROM (SELECT FROM reflex.ordered LIMIT %(count_limit)s) AS few
     UNION ALL
     SELECT 'scheduled', count(*) FROM (SELECT FROM reflex.scheduled LIMIT %(count_limit)s) AS few
     UNION ALL
@@ -46,21 +49,43 @@ waiting_since AS (
      AND run.event_id = oldest.event_id
      AND run.lease_epoch = oldest.lease_epoch
     UNION ALL
+    SELECT greatest(event.created_at, event.available_at, run.finished_at)
+    FROM reflex.trigger
+    CROSS JOIN LATERAL (
+        SELECT trigger_id, key
+        FROM reflex.lane
+        WHERE lane.trigger_id = trigger.trigger_id AND lane.ready
+        ORDER BY lane.head
+        LIMIT 10
+    ) AS longest
+    CROSS JOIN LATERAL (
+        SELECT trigger_id, event_id, lease_epoch
+        FROM reflex.ordered
+        WHERE ordered.trigger_id = longest.trigger_id AND ordered.key = longest.key
+        ORDER BY ordered.position, ordered.event_id
+        LIMIT 1
+    ) AS oldest
+    JOIN reflex.event USING (event_id)
+    LEFT JOIN reflex.run
+      ON run.trigger_id = oldest.trigger_id
+     AND run.event_id = oldest.event_id
+     AND run.lease_epoch = oldest.lease_epoch
+    UNION ALL
     (SELECT available_at FROM reflex.scheduled ORDER BY available_at LIMIT 1)
 )
-SELECT sum(number) FILTER (WHERE name = 'delivery')::bigint AS pending,
+SELECT sum(number) FILTER (WHERE name IN ('delivery', 'ordered'))::bigint AS pending,
        sum(number) FILTER (WHERE name = 'scheduled')::bigint AS scheduled,
        sum(number) FILTER (WHERE name = 'lease')::bigint AS running,
        sum(number) FILTER (WHERE name = 'dead_letter')::bigint AS dead,
        sum(number) FILTER (WHERE name = 'unrouted')::bigint AS unrouted,
        array_remove(array_agg(
-           CASE
+           DISTINCT CASE
                WHEN NOT estimated THEN NULL
-               WHEN name = 'delivery' THEN 'pending'
+               WHEN name IN ('delivery', 'ordered') THEN 'pending'
                WHEN name = 'lease' THEN 'running'
                WHEN name = 'dead_letter' THEN 'dead'
                ELSE name
-           END ORDER BY name
+           END
        ), NULL) AS estimated,
        (
            SELECT extract(epoch FROM coalesce(%(now)s::timestamptz, now()) - min(moment))::float8
@@ -74,5 +99,6 @@ SELECT sum(number) FILTER (WHERE name = 'delivery')::bigint AS pending,
                WHERE NOT EXISTS (SELECT FROM reflex.worker WHERE worker.worker_id = lease.worker_id)
                LIMIT %(count_limit)s
            ) AS few
-       ) AS orphaned
+       ) AS orphaned,
+       (SELECT count(*) FROM (SELECT FROM reflex.lane WHERE held > 0 LIMIT %(count_limit)s) AS few) AS held_keys
 FROM number

@@ -9,6 +9,7 @@ FROM reflex.trigger
 JOIN reflex.app USING (app_id)
 WHERE (
         EXISTS (SELECT FROM reflex.delivery WHERE delivery.trigger_id = trigger.trigger_id)
+        OR EXISTS (SELECT FROM reflex.lane WHERE lane.trigger_id = trigger.trigger_id AND lane.ready)
         OR EXISTS (
             SELECT FROM reflex.scheduled
             WHERE scheduled.trigger_id = trigger.trigger_id

@@ -1,0 +1,34 @@
+"""What settlements bring with them: events to append and journals to forget, in the same transaction, if they hold."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from reflex.core.journal import forget_steps
+from reflex.core.log import append
+from reflex.core.settlement import Settlement
+
+__all__ = ["carry_out", "have_consequences"]
+
+
+def have_consequences(settlements: Sequence[Settlement]) -> bool:
+    """Whether settling them needs a transaction of more than one statement."""
+    return any(settlement.published or settlement.forget_steps for settlement in settlements)
+
+
+async def carry_out(
+    conn: AsyncConnection[Any], settlements: Sequence[Settlement], stale: Collection[tuple[int, UUID]]
+) -> None:
+    """Append what the runs published and forget their journals, but for settlements that came too late.
+
+    Args:
+        conn: In the transaction that settled them.
+        stale: Trigger and event of those that changed nothing.
+    """
+    held = [settlement for settlement in settlements if (settlement.trigger_id, settlement.event_id) not in stale]
+    if events := [event for settlement in held for event in settlement.published]:
+        await append(conn, events)
+    if forgotten := [(s.trigger_id, s.event_id) for s in held if s.forget_steps]:
+        await forget_steps(conn, forgotten)

@@ -1,0 +1,62 @@
+"""What a trigger says about order: accepted, or refused in one sentence that says what to write."""
+
+from typing import Any
+
+import pytest
+
+from reflex.agent.app import App
+from reflex.agent.context import AgentContext
+from reflex.agent.filters import type_filter
+from reflex.agent.triggers import Trigger
+from reflex.core.lanes import WhenDead
+
+
+async def act(ctx: AgentContext) -> None: ...
+
+
+def trigger(**order: Any) -> Trigger:
+    return Trigger("answers", type_filter("chat.said"), act, **order)
+
+
+@pytest.mark.parametrize(
+    ("order", "key_path", "when_dead"),
+    [
+        ({}, None, "continue"),
+        ({"ordered": True}, "key", "continue"),
+        ({"ordered": True, "key": "source"}, "source", "continue"),
+        ({"ordered": True, "key": "payload.chat.0", "when_dead": "hold"}, "payload.chat.0", "hold"),
+        ({"ordered": True, "when_dead": WhenDead.HOLD}, "key", "hold"),
+    ],
+)
+def test_what_is_registered(order: dict[str, Any], key_path: str | None, when_dead: str) -> None:
+    (definition,) = App("app", (trigger(**order),)).manifest().triggers
+    assert (definition.key_path, definition.when_dead) == (key_path, when_dead)
+    shown = definition.definition
+    assert (shown["ordered"], shown["key"]) == (key_path is not None, key_path)
+    assert shown["when_dead"] == (when_dead if key_path else None)
+
+
+@pytest.mark.parametrize(
+    ("order", "error", "sentence"),
+    [
+        ({"ordered": "yes"}, TypeError, "ordered is 'yes'; pass True or False"),
+        ({"ordered": True, "key": 7}, TypeError, "key is 7; pass a path"),
+        ({"ordered": True, "key": "chat_id"}, ValueError, "perhaps 'payload.chat_id'"),
+        ({"ordered": True, "key": "payload"}, ValueError, "key is 'payload'; write 'key', 'source'"),
+        ({"ordered": True, "key": "payload."}, ValueError, "key is 'payload.'"),
+        ({"ordered": True, "key": "payload..id"}, ValueError, "key is 'payload..id'"),
+        ({"ordered": True, "key": ""}, ValueError, "key is ''"),
+        ({"ordered": True, "key": "key.id"}, ValueError, "key is 'key.id'"),
+        ({"ordered": True, "key": "payload.a\x00"}, ValueError, "write 'key', 'source'"),
+        ({"ordered": True, "when_dead": "stop"}, ValueError, "it is 'continue' or 'hold'"),
+        ({"ordered": True, "when_dead": None}, ValueError, "it is 'continue' or 'hold'"),
+        ({"key": "payload.id"}, ValueError, "key says how deliveries are ordered; pass ordered=True with it"),
+        ({"when_dead": "hold"}, ValueError, "when_dead says how deliveries are ordered; pass ordered=True with it"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_where_it_is_written(
+    order: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match="trigger 'answers': ") as refused:
+        trigger(**order)
+    assert sentence in str(refused.value)

@@ -1,0 +1,49 @@
+"""What a trigger says about the order of its deliveries, checked."""
+
+from typing import Any, Final, NamedTuple
+
+from reflex.core.lanes import WhenDead
+
+__all__ = ["Ordering", "ordering_of"]
+
+OWN_KEY: Final = "key"
+ENVELOPE: Final = (OWN_KEY, "source")
+
+
+class Ordering(NamedTuple):
+    """Where events have the key of their order; None: there is no order."""
+
+    key_path: str | None
+    when_dead: WhenDead
+
+
+def ordering_of(name: str, *, ordered: Any, key: Any, when_dead: Any) -> Ordering:
+    """The ordering of the trigger `name`.
+
+    Raises:
+        TypeError: An argument is of the wrong kind; the sentence names the trigger.
+        ValueError: `key` is no path, `when_dead` is no choice, or one of them is given without `ordered`.
+    """
+    if not isinstance(ordered, bool):
+        raise TypeError(f"trigger {name!r}: ordered is {ordered!r}; pass True or False")
+    if key is not None and not isinstance(key, str):
+        raise TypeError(f"trigger {name!r}: key is {key!r}; pass a path, as in 'payload.conversation_id'")
+    if when_dead not in tuple(WhenDead):
+        raise ValueError(f"trigger {name!r}: when_dead is {when_dead!r}; it is 'continue' or 'hold'")
+    if not ordered:
+        given = "key" if key is not None else "when_dead" if when_dead != WhenDead.CONTINUE else None
+        if given:
+            raise ValueError(f"trigger {name!r}: {given} says how deliveries are ordered; pass ordered=True with it")
+        return Ordering(None, WhenDead.CONTINUE)
+    return Ordering(checked_path(name, OWN_KEY if key is None else key), WhenDead(when_dead))
+
+
+def checked_path(name: str, path: str) -> str:
+    first, *below = path.split(".")
+    is_path = path in ENVELOPE or (first == "payload" and below and all(below) and "\x00" not in path)
+    if not is_path:
+        hint = f", perhaps 'payload.{path}'" if all(path.split(".")) and first not in ("payload", *ENVELOPE) else ""
+        raise ValueError(
+            f"trigger {name!r}: key is {path!r}; write 'key', 'source', or a path such as 'payload.order.id'{hint}"
+        )
+    return path

@@ -1,0 +1,167 @@
+"""The slots of a worker: which deliveries wait for one, which run, and which have finished and are not settled yet.
+
+    claimed ──take──► waiting (prefetched) ──a free slot──► running ──► finished
+
+A slot runs a batch: one delivery, or what was claimed of one lane, one delivery after the other. A lease that the
+worker holds is always in exactly one of the three places.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from itertools import groupby
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+
+from reflex.core.settlement import NOT_BEGUN, Claimed, Outcome, Settlement
+
+__all__ = ["Batch", "Key", "Slots"]
+
+Key = tuple[int, UUID]
+# Runs shorter than this are worth claiming ahead of the slots: a round trip is as long as they are.
+SHORT_RUN_S: Final = 0.02
+# How many deliveries of lanes one claim takes while runs are short: a lane gives no more until these are settled.
+LANE_ROWS: Final = 400
+# After any other outcome, or a run that was not short, the next delivery of the lane begins when this one is settled.
+GOES_ON: Final = frozenset({Outcome.SUCCEEDED, Outcome.SKIPPED})
+
+
+class Batch:
+    """What one slot works off. `left` begins with the delivery that runs or is to run next."""
+
+    __slots__ = ("lane", "left", "taken_at")
+
+    def __init__(self, leases: Iterable[Claimed], *, taken_at: float) -> None:
+        self.left = deque(leases)
+        self.taken_at = taken_at
+        first = self.left[0]
+        self.lane = None if first.lane_key is None else (first.trigger_id, first.lane_key)
+
+    def given_back(self, *, begun: int = 0) -> list[Settlement]:
+        """Give back what is left, of which so many had begun."""
+        settlements = [released(lease, begun=place < begun) for place, lease in enumerate(self.left)]
+        self.left.clear()
+        return settlements
+
+
+class Slots:
+    """Up to `concurrency` batches at a time. `attempt` runs one delivery and never raises but on cancellation;
+    `on_finished` is told of each settlement."""
+
+    def __init__(
+        self, concurrency: int, attempt: Callable[[Claimed], Awaitable[Settlement]], on_finished: Callable[[], None]
+    ) -> None:
+        self.concurrency = concurrency
+        self.attempt = attempt
+        self.on_finished = on_finished
+        self.waiting: deque[Batch] = deque()
+        self.running: dict[Batch, asyncio.Task[None]] = {}
+        self.finished: list[Settlement] = []
+        self.run_s = math.inf  # moving average of the run time; not known before the first
+        self.log: Any = structlog.get_logger()
+
+    @property
+    def runs_are_short(self) -> bool:
+        return self.run_s < SHORT_RUN_S
+
+    def room(self) -> int:
+        """How many batches may be claimed now: the free slots, and as many again while runs are short."""
+        prefetch = self.concurrency if self.runs_are_short else 0
+        return max(0, self.concurrency + prefetch - len(self.running) - len(self.waiting))
+
+    def lane_rows(self) -> int:
+        """How many deliveries a claim of lanes may take at most. What waits behind a long run is better off in the
+        database, where a reader sees it as pending."""
+        if not self.runs_are_short:
+            return 0
+        return max(0, LANE_ROWS - sum(len(batch.left) for batch in (*self.waiting, *self.running)))
+
+    def known(self) -> set[Key]:
+        """Trigger and event of every lease that is here."""
+        leases = [lease for batch in (*self.waiting, *self.running) for lease in batch.left]
+        return {(each.trigger_id, each.event_id) for each in (*leases, *self.finished)}
+
+    def take(self, claimed: Sequence[Claimed]) -> None:
+        """Run them as soon as there are slots. Those of one lane stand together, in their order."""
+        now = time.monotonic()
+        for lane, leases in groupby(claimed, key=lambda lease: (lease.trigger_id, lease.lane_key)):
+            if lane[1] is None:
+                self.waiting.extend(Batch((lease,), taken_at=now) for lease in leases)
+            else:
+                self.waiting.append(Batch(leases, taken_at=now))
+        self.fill()
+
+    def refuse(self, claimed: Sequence[Claimed]) -> None:
+        """Give them back at once."""
+        self.finished.extend(released(lease, begun=False) for lease in claimed)
+
+    def give_back(self, older_than_s: float) -> None:
+        """Give back what was prefetched and still has no slot: runs turned out longer than they looked, and another
+        worker may be idle."""
+        while self.waiting and time.monotonic() - self.waiting[0].taken_at >= older_than_s:
+            self.finished.extend(self.waiting.popleft().given_back())
+
+    def abandon(self, lost: Container[Batch]) -> None:
+        """Stop batches whose leases are somebody else's by now."""
+        self.waiting = deque(batch for batch in self.waiting if batch not in lost)
+        for batch, run in self.running.items():
+            if batch in lost:
+                run.cancel("the lease was lost")
+
+    def fill(self) -> None:
+        while self.waiting and len(self.running) < self.concurrency:
+            batch = self.waiting.popleft()
+            self.running[batch] = asyncio.create_task(self.work(batch))
+
+    async def work(self, batch: Batch) -> None:
+        while batch.left:
+            started = time.perf_counter()
+            settlement = await self.settlement_of(batch.left[0])
+            elapsed_s = time.perf_counter() - started
+            self.run_s = elapsed_s if self.run_s == math.inf else self.run_s + (elapsed_s - self.run_s) * 0.05
+            if batch not in self.running:
+                return  # it was given back while it did not stop
+            batch.left.popleft()
+            self.finished.append(settlement)
+            if settlement.outcome not in GOES_ON or elapsed_s >= SHORT_RUN_S:
+                self.finished.extend(batch.given_back())
+            self.on_finished()
+        del self.running[batch]
+        self.fill()
+
+    async def settlement_of(self, lease: Claimed) -> Settlement:
+        try:
+            return await self.attempt(lease)
+        except asyncio.CancelledError:
+            # Only a drain, a lost lease and a lost incarnation cancel; for the latter two nobody settles any more.
+            return released(lease, begun=True)
+
+    async def stop(self) -> None:
+        """Cancel what runs. A run that swallows its cancellation is given back all the same: the fence keeps its
+        outcome out."""
+        runs = list(self.running.values())
+        for run in runs:
+            run.cancel("the worker stops")
+        if runs:
+            await asyncio.wait(runs, timeout=2)
+        for batch in self.running:
+            self.log.warning(
+                "a run does not stop; its delivery is given back", delivery_id=str(batch.left[0].delivery_id)
+            )
+            self.finished.extend(batch.given_back(begun=1))
+        self.running.clear()
+
+
+def released(lease: Claimed, *, begun: bool) -> Settlement:
+    return Settlement(
+        lease.trigger_id,
+        lease.event_id,
+        lease.lease_epoch,
+        Outcome.RELEASED,
+        reason=None if begun else NOT_BEGUN,
+        lane_key=lease.lane_key,
+    )
