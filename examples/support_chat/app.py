@@ -122,6 +122,7 @@ async def open_ticket(ctx: AgentContext) -> Ticket:
     return Ticket(ticket=ticket, reply="A colleague has your question now and will write to you.")
 
 
-Trigger(name="support", filter=type_filter("ws.message"), agent=answer)
+# One line of a conversation at a time, in the order in which they were written. Conversations run side by side.
+Trigger(name="support", filter=type_filter("ws.message"), agent=answer, key="key", ordered=True)
 
 Trigger(name="tickets", filter=type_filter("support.escalated"), agent=open_ticket)

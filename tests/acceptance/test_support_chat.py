@@ -216,6 +216,30 @@ async def test_a_line_whose_acknowledgement_is_lost_is_sent_again_and_stored_onc
         assert complaints == []
 
 
+async def test_what_the_agent_does_is_shown_while_it_does_it(desk: Desk) -> None:
+    """Fails with: a page that does not ask for progress, or shows something else than what a run says."""
+    held: list[str | bytes] = []
+    routes: list[WebSocketRoute] = []
+
+    def between(route: WebSocketRoute) -> None:
+        # Here an answer takes milliseconds; a model's gives the reader the time to see what comes before it.
+        routes.append(route)
+        server = route.connect_to_server()
+        server.on_message(lambda frame: held.append(frame) if '"op":"reply"' in str(frame) else route.send(frame))
+
+    async with desk.gateway(), desk.page() as (page, complaints):
+        await page.route_web_socket(re.compile("/ws"), between)
+        await page.goto(desk.page_url)
+        line = await write(page, WHERE_IS_IT)
+        await expect(page.get_by_role("status").filter(has_text="Looking up the order")).to_be_visible()
+        await is_marked(line, "Received")
+        await eventually(lambda: held, what="the reply")
+        routes[0].send(held[0])
+        await is_marked(line, "Answered")
+        await expect(page.locator("#activity")).to_be_hidden()
+        assert complaints == []
+
+
 async def test_lines_typed_into_a_console_client_are_answered(desk: Desk) -> None:
     """Fails with: a gateway that takes frames of JSON only."""
     async with desk.gateway():

@@ -137,6 +137,12 @@ async def test_the_support_desk_answers_or_escalates_without_a_provider(
     assert [event.payload for event in published] == ([{"question": line}] if decision == "escalate" else [])
 
 
+def test_the_support_desk_answers_a_conversation_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails with: a trigger that is not ordered, or ordered by something else than the conversation."""
+    triggers = {trigger.name: trigger for trigger in support_desk(monkeypatch).triggers}
+    assert (triggers["support"].ordered, triggers["support"].key) == (True, "key")
+
+
 async def test_a_ticket_keeps_its_number_when_it_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails with: a random number, or one that counts."""
     escalated = make_record("support.escalated", {"question": "Why?"})

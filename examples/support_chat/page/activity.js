@@ -31,7 +31,7 @@ export class Activity {
   }
 
   /** Progress is shown as long as there is no answer; it may have gaps, and may come late. */
-  progress({ event_id: eventId, kind, tool, text, request, attempt, inside }) {
+  progress({ event_id: eventId, kind, tool, text, request, attempt, inside, outcome }) {
     if (!this.#unanswered.has(eventId)) return;
     if (kind === "tool_call") this.#doing.set(eventId, { says: TOOLS[tool] ?? `Using ${tool}` });
     if (kind === "text" && !inside) {
@@ -39,7 +39,8 @@ export class Activity {
       const now = `${attempt} ${request}`;
       this.#doing.set(eventId, { says: of === now ? says + text : text, of: now });
     }
-    if (kind === "run_started" || kind === "run_ended") this.#doing.delete(eventId);
+    // After a success the answer is about to come; until then it shows what led to it.
+    if (kind === "run_started" || (kind === "run_ended" && outcome !== "succeeded")) this.#doing.delete(eventId);
     this.#show();
   }
 
