@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import resource
 import signal
 import socket
 from typing import Any, Final, cast
@@ -26,6 +27,8 @@ BACKLOG: Final = 2048
 # Longer than the idle time-outs of common load balancers (60 s): who closes first must not be us.
 KEEP_ALIVE_S: Final = 75.0
 LINGER_S: Final = 2.0
+# Beside the connections of clients: those to the database, logs, modules that are being imported.
+OTHER_FILES: Final = 200
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -37,6 +40,7 @@ def serve(settings: Settings) -> None:
         ConfigurationError: The address cannot be listened on.
     """
     sock = listen(settings.host, settings.port)
+    allow_connections(settings.ws_max_connections)
     asyncio.run(_serve(settings, sock))
 
 
@@ -63,6 +67,22 @@ def listen(host: str, port: int) -> socket.socket:
             case _:
                 reason = f"cannot listen on {where}: {error.strerror or error}"
     raise ConfigurationError(reason)
+
+
+def allow_connections(wanted: int) -> None:
+    """Let the process open as many files as connections may need; each is one. Systems begin with some thousand."""
+    wanted += OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+    if allowed < wanted:
+        log.warning(
+            "fewer connections are possible than REFLEX_WS_MAX_CONNECTIONS says; raise the limit of open files "
+            "(ulimit -n), or lower the setting",
+            connections=max(allowed - OTHER_FILES, 0),
+        )
 
 
 async def serve_until(

@@ -44,6 +44,7 @@ def admits(allowed: str, origin: str | None, host: str = "reflex.example") -> bo
         ("https://shop.example, http://localhost:3000", "http://localhost:3000", "reflex.example", True),
         ("https://shop.example, http://localhost:3000", "http://shop.example", "reflex.example", False),
         ("https://shop.example, http://localhost:3000", "https://a.shop.example", "reflex.example", False),
+        ("https://shop.example:8443", "http://shop.example:8443", "reflex.example", False),
         ("https://shop.example/", "https://reflex.example", "reflex.example", True),
         ("*", "https://evil.example", "reflex.example", True),
         ("*", "null", "reflex.example", True),

@@ -287,7 +287,7 @@ async def test_a_client_that_never_reads_is_ended_and_holds_no_more_than_its_out
     written: list[int] = []
 
     class WatchedOutbox(Outbox):
-        def __init__(self, **bounds: int) -> None:
+        def __init__(self, **bounds: Any) -> None:
             super().__init__(**bounds)
             outboxes.append(self)
 

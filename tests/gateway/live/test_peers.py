@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import zlib
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from psycopg import AsyncConnection
 from reflex.core.database import connect
 from reflex.core.log import append
 from reflex.gateway.live import conversation, stream
+from reflex.gateway.server import OTHER_FILES, allow_connections
 from tests.gateway.gateways import served, settings_for
 from tests.gateway.live.clients import Address, RawClient, connected, raw
 from tests.processes import eventually, gateway
@@ -322,6 +324,18 @@ async def test_two_thousand_idle_connections(database_url: str, tmp_path: Path) 
                 assert (await client.closing())[0] == 1001
                 client.frame(b"", opcode=8)
             assert await process.exited() == 0
+
+
+def test_a_gateway_may_open_as_many_files_as_it_takes_connections() -> None:
+    """Fails when a higher limit is lowered, or one beyond the hard limit is asked for, which is refused altogether."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard))
+    try:
+        for wanted, allowed in ((100, 500), (2000, 2000 + OTHER_FILES), (10**9, hard)):
+            allow_connections(wanted)
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (allowed, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def resident(pid: int) -> int:

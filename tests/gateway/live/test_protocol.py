@@ -118,7 +118,7 @@ JSON = st.recursive(
 )
 NAMES = sorted({field.name for each in CLIENT_FRAMES for field in each.fields})
 FRAMES = st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4).flatmap(
-    lambda fields: st.sampled_from([each.op for each in CLIENT_FRAMES]).map(lambda op: {**fields, "op": op})
+    lambda fields: (st.sampled_from([each.op for each in CLIENT_FRAMES]) | JSON).map(lambda op: {**fields, "op": op})
 )
 
 

@@ -140,11 +140,12 @@ class Conversation:
             try:
                 await self._write()
                 reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
                 await self._say_goodbye()
             finally:
                 reading.cancel()
                 idle()
-                for _, subscribed in self._subscriptions.values():
+                for _, subscribed in list(self._subscriptions.values()):
                     await subscribed.aclose()
 
     # Reading
