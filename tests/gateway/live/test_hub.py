@@ -395,7 +395,7 @@ async def test_who_reads_old_events_slowly_is_waited_for_and_holds_no_more_than_
         reader = Reader(hub, after=BEGINNING, max_frames=10)
         reader.reads.clear()
         async with reader:
-            await eventually(lambda: not reader.outbox.has_room(1))
+            await eventually(lambda: not reader.outbox._has_half(1))
             await asyncio.sleep(0.05)
             assert reading.calls == 1
             for step in range(1, 8):

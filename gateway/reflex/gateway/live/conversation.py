@@ -140,7 +140,6 @@ class Conversation:
             try:
                 await self._write()
                 reading.cancel()
-                await asyncio.gather(reading, return_exceptions=True)
                 await self._say_goodbye()
             finally:
                 reading.cancel()
