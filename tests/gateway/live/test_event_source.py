@@ -19,6 +19,7 @@ from reflex.core.log_reading import drop_log, log_bounds, read_log
 from reflex.gateway.app import create_app
 from reflex.gateway.group_commit import GroupCommit
 from reflex.gateway.live import event_source
+from reflex.gateway.live import follower as follower_module
 from reflex.gateway.live import hub as hub_module
 from reflex.gateway.live import stream as stream_module
 from reflex.gateway.live.outbox import Outbox
@@ -126,55 +127,42 @@ async def test_a_heartbeat_moves_the_id_while_only_unwanted_events_come(
         await publish(writer, 5, type="unwanted")
         await log_ids(writer)
         end = (await log_bounds(writer)).end
-        while Cursor.parse(reader.id) < end:
-            assert (await reader.frame()).data == ""
+        async with asyncio.timeout(10):
+            while Cursor.parse(reader.id) < end:
+                assert (await reader.frame()).data == ""
         assert began < end
         ids = await publish(writer, 1, type="wanted")
         assert [event["id"] for event in await reader.events(1)] == [str(ids[0])]
         assert Cursor.parse(reader.id) > end
 
 
-async def test_no_id_is_ahead_of_what_was_sent(
+async def test_the_first_id_is_not_ahead_of_what_was_sent(
     address: tuple[str, int], writer: AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stream that begins at an old cursor, and one for which an event comes when its heartbeat is due: who is cut off
-    after any frame finds the next event after the id that it has.
+    """Old events may have been read before the first frame is written; who is cut off right after it resumes there.
 
-    Fails with: a first frame with the cursor up to which old events were read; a heartbeat that names the end of the
-    log although an event waits.
+    Fails with: a first frame with the cursor up to which old events were read.
     """
+    monkeypatch.setattr(follower_module, "APPENDS_READ_BACK", (0,))
+    outboxes: list[Outbox] = []
+
+    class WatchedOutbox(Outbox):
+        def __init__(self, **bounds: Any) -> None:
+            super().__init__(**bounds)
+            outboxes.append(self)
+
+    class Late(EventSourceResponse):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await eventually(lambda: not outboxes[-1].is_empty)
+            await super().__call__(scope, receive, send)
+
+    monkeypatch.setattr(event_source, "Outbox", WatchedOutbox)
+    monkeypatch.setattr(event_source, "EventSourceResponse", Late)
     await publish(writer, 10)
     ids = [str(event_id) for event_id in await log_ids(writer)]
     async with stream(base_url(address), after=BEGINNING) as reader:
         assert reader.id == BEGINNING
         assert [event["id"] for event in await reader.events(10)] == ids
-    take = Outbox.take
-    offered: list[str] = []
-
-    async def take_late(self: Outbox, *, within_s: float | None = None) -> Any:
-        """Time is up, and in the same turn of the loop an event comes."""
-        waiting = asyncio.ensure_future(take(self, within_s=within_s))
-        loop = asyncio.get_running_loop()
-        if within_s is not None and len(offered) < 3:
-            when = loop.time() + within_s
-            await asyncio.sleep(within_s - 0.02)
-            offered.extend(map(str, await publish(writer)))
-            await log_ids(writer)
-            while loop.time() < when:
-                pass
-        return await waiting
-
-    monkeypatch.setattr(Outbox, "take", take_late)
-    async with stream(base_url(address)) as reader:
-        seen = Cursor.parse(reader.id)
-        got: list[str] = []
-        while len(got) < 3:
-            frame = await reader.frame()
-            assert Cursor.parse(frame.id) >= seen, "ids never go back"
-            seen = Cursor.parse(frame.id)
-            if frame.data:
-                got.append(orjson.loads(frame.data)["id"])
-        assert got == offered[:3]
 
 
 async def test_a_client_that_was_cut_off_goes_on_by_its_last_event_id_or_by_after(
