@@ -260,6 +260,55 @@ async def test_a_log_that_was_dropped_under_the_hub_ends_its_readers_as_lost_and
             assert (await again.has(2))[-2:] == ids
 
 
+async def test_a_log_that_is_dropped_under_a_hub_that_lags_behind_ends_its_readers_and_not_the_hub(
+    database_url: str, writer: AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No connection was lost. Fails with: a follower that ends, or skips what is missing."""
+    following = Gate(read_log)
+    monkeypatch.setattr(follower_module, "read_log", following)
+    async with open_hub(database_url) as hub:
+        async with Reader(hub) as reader:
+            before = await publish(writer, 2)
+            await reader.has(2)
+            await eventually(lambda: not following.held)
+            following.close()
+            await publish(writer, 3)
+            await log_ids(writer)
+            await drop_log(writer, until=(await log_bounds(writer)).end)
+            await publish(writer, 3)
+            following.open()
+            assert await reader.ends() == "lost"
+            assert reader.ids == before
+        async with Reader(hub) as again:
+            ids = await publish(writer, 2)
+            assert (await again.has(2))[-2:] == ids
+
+
+async def test_an_event_that_cannot_be_handed_out_ends_the_readers_and_not_the_hub(
+    database_url: str, writer: AsyncConnection[Any]
+) -> None:
+    """They resume, and only who cannot have it is ended again. Fails with: a follower that ends, after
+    which everybody waits for ever; one that hands the page out from its beginning."""
+
+    def render(event: LoggedEvent) -> str:
+        if event.type == "bad":
+            raise ValueError("cannot be written")
+        return str(event.event_id)
+
+    async with open_hub(database_url) as hub:
+        async with Reader(hub, render=render) as picky, Reader(hub) as other:
+            before = await publish(writer, 2)
+            await asyncio.gather(picky.has(2), other.has(2))
+            await append(writer, [new_event(), new_event("bad"), new_event()])
+            assert {await picky.ends(), await other.ends()} == {"lost"}
+        everything = await log_ids(writer)
+        async with Reader(hub, after=other.subscription.sent) as resumed:
+            assert other.ids + await resumed.has(5 - len(other.ids)) == everything
+            async with Reader(hub, after=picky.subscription.sent, render=render) as again:
+                assert await again.ends() == "internal_error"
+        assert before == everything[:2]
+
+
 async def test_a_log_that_is_dropped_under_a_reader_of_old_events_ends_it(
     database_url: str, writer: AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch, short_memory: None
 ) -> None:

@@ -15,7 +15,7 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg.sql import SQL, Identifier
 
-from reflex.core.cursors import Cursor, CursorRejected
+from reflex.core.cursors import Cursor, CursorExpired, CursorRejected
 from reflex.core.database import answered_within, connect, describe
 from reflex.core.log import WAKE_CHANNEL
 from reflex.core.log_reading import LOG_CHANNEL, LogPage, log_bounds, read_log
@@ -44,7 +44,8 @@ class Follower:
         deliver: Gets the next events.
         begin: Gets a cursor and what follows it up to the end of the log, some recent events. Nothing of what was
             delivered before counts any more.
-        lose: The log was dropped or restored under it, so that events are missing; it begins anew.
+        lose: The log was dropped or restored under it, so that events are missing, or what it delivers to failed; it
+            begins anew.
     """
 
     def __init__(
@@ -90,7 +91,11 @@ class Follower:
                     await self._listen(conn)
                     await self._check(conn)
                     while True:
-                        await self._turn(conn)
+                        try:
+                            await self._turn(conn)
+                        except CursorExpired as error:
+                            self._begin_anew(error)
+                            continue
                         wait_s = 0.1
                         if not self._works:
                             self._works = True
@@ -105,6 +110,9 @@ class Follower:
                         "live readers wait: the log cannot be read", database=describe(self._url),
                         error=str(error).strip(),
                     )  # fmt: skip
+            except Exception as error:
+                log.exception("the log could not be handed out")
+                self._begin_anew(error)  # how far that was is not known; readers know how far they are
             await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311 (jitter)
             wait_s = min(wait_s * 2, 2)
 
@@ -123,6 +131,11 @@ class Follower:
         try:
             bounds.check(self._cursor)
         except CursorRejected as error:
+            self._begin_anew(error)
+
+    def _begin_anew(self, error: Exception) -> None:
+        """At the end of the log, with new readers: those that there are end, and resume from their own cursors."""
+        if self._cursor is not None:
             log.error("live readers have to begin anew", error=str(error))
             self._cursor = None
             self.ready.clear()
