@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS := never
 PEERS = $(UV) pip sync --quiet --python .tools/peers/bin/python --require-hashes tests/bench/peers/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint format type-check contracts ci chaos bench lock clean
+.PHONY: help dev test lint format type-check contracts ci chaos consistency bench lock clean
 
 help: ## what can be run
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ ci: lint type-check contracts test ## what has to pass before a change lands; a 
 
 chaos: .venv/.ready ## five minutes of killed processes, cut connections and restarted databases under load
 	@$(BIN)/python -m tests.chaos.chaos --seconds 300
+
+consistency: .venv/.ready ## two minutes of readers that must miss nothing while gateways and PostgreSQL are killed
+	@CONSISTENCY_SECONDS=120 $(BIN)/pytest -q -s tests/acceptance/test_consistency.py
 
 .tools/peers/.ready: tests/bench/peers/requirements.txt | $(UV)
 	@echo "making the environment of the libraries that are measured beside Reflex in .tools/peers"

@@ -203,10 +203,10 @@ async def live_through(*, seed: int, seconds: float, folder: Path) -> History:
         urls = [front.url for front in fronts]
         async with all_of(
             *(front.flap(chances.pop(), killing_over, reading_over) for front in fronts),
-            *(writer.write(server.url, chances.pop(), writing_over) for writer in writers),
             *(reader.follow(urls, chances.pop(), reading_over) for reader in readers),
         ):
-            async with Customers(urls, order, customers=3, repeat_every=5) as customers:
+            writing = all_of(*(writer.write(server.url, chances.pop(), writing_over) for writer in writers))
+            async with writing, Customers(urls, order, customers=3, repeat_every=5) as customers:
                 ends_at = time.monotonic() + seconds
                 await asyncio.sleep(seconds * plan.uniform(0.3, 0.6))
                 server.stop()
@@ -269,9 +269,7 @@ def judge_log(log: list[UUID], types: dict[UUID, str], writers: list[Writer], ac
     if len(places) != len(log):
         wrong.append(f"{len(log) - len(places)} events are in the log twice")
     if places.keys() != types.keys():
-        wrong.append(
-            f"{len(places.keys() ^ types.keys())} events are stored and not in the log, or the other way round"
-        )
+        wrong.append(f"{len(places.keys() ^ types.keys())} events are stored or in the log, and not both")
     if lost := [event_id for event_id in accepted if event_id not in places]:
         wrong.append(f"{len(lost)} accepted events are not in the log: {lost[:3]}")
     for number, writer in enumerate(writers):
