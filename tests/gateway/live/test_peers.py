@@ -1,6 +1,7 @@
 """Peers that do not behave, and many of them: what a WebSocket client can send, leave out, or not read."""
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from psycopg import AsyncConnection
 from reflex.core.database import connect
 from reflex.core.log import append
 from reflex.gateway.live import conversation, stream
+from reflex.gateway.live.subscription import Subscription
 from reflex.gateway.server import OTHER_FILES, allow_connections
 from tests.gateway.gateways import served, settings_for
 from tests.gateway.live.clients import Address, RawClient, connected, raw
@@ -206,30 +208,32 @@ async def test_a_slow_client_is_told_where_to_resume_and_misses_nothing(
             assert rest == sent[sent.index(rest[0]) :]
 
 
-async def test_old_events_of_one_subscription_do_not_make_a_client_slow_for_another(
-    database_url: str,
-) -> None:
+async def test_old_events_of_one_subscription_do_not_make_a_client_slow_for_another(database_url: str) -> None:
     """Fails when old events may fill the outbox: a live event then finds no room, and the connection is closed."""
     settings = settings_for(database_url, live_buffer_events=20)
     async with (
         served(settings) as address,
         await connect(database_url, name="tests") as conn,
         connected(address, max_queue=1) as client,
+        connected(address) as witness,
     ):
-        await client.say("subscribe", id="live", types=["live"])
-        begun = await client.hear("subscribed")
-        for _ in range(10):
-            await append(conn, [new_event("old", payload=json.dumps({"text": "x" * 50_000})) for _ in range(20)])
-        await client.say("subscribe", id="old", types=["old"], after=begun["cursor"])
-        await client.hear("subscribed")
+        for each in (client, witness):
+            await each.say("subscribe", id="live", types=["live"])
+            begun = await each.hear("subscribed")
+        for _ in range(40):
+            await append(conn, [new_event("old", payload=json.dumps({"text": "x" * 100_000})) for _ in range(5)])
+        for each in (client, witness):
+            await each.say("subscribe", id="old", types=["old"], after=begun["cursor"])
+            await each.hear("subscribed")
+        # By the time that another one has read all that is old, this one's outbox is as full as it gets.
+        await witness.hear_all(200)
         await append(conn, [new_event("live")])
+        await witness.hear("event")
         frames = await client.hear_all(201)
         assert sum(frame["subscription"] == "live" for frame in frames) == 1
 
 
-async def test_a_client_that_is_gone_in_the_middle_of_everything_leaves_nothing_behind(
-    database_url: str, conn: AsyncConnection[Any]
-) -> None:
+async def test_a_client_that_is_gone_in_the_middle_of_everything_leaves_nothing_behind(database_url: str) -> None:
     """Fails when a subscription, a task or a place stays after its connection was cut."""
     settings = settings_for(database_url, ws_max_connections=20)
     async with served(settings) as address:
@@ -238,9 +242,22 @@ async def test_a_client_that_is_gone_in_the_middle_of_everything_leaves_nothing_
                 for cut in range(20):
                     group.create_task(cut_off(address, cut))
             await eventually(lambda: not tasks_of_connections(), what="the end of every task")
+        gc.collect()
+        assert not [found for found in gc.get_objects() if isinstance(found, Subscription)]
         async with connected(address) as client:
             await client.type("still here")
             await client.hear("published")
+
+
+async def test_a_client_that_goes_on_after_it_was_closed_holds_nothing(address: Address) -> None:
+    """Fails when nobody reads what still comes: hypercorn's reader then waits for room in its queue for ever."""
+    async with raw(address) as client:
+        assert await op_of(client) == "welcome"
+        for _ in range(2000):
+            client.frame(b"{")
+        assert (await client.closing())[0] == 4009
+        client.writer.transport.abort()
+        await eventually(lambda: not tasks_of_connections(), what="the end of every task")
 
 
 def tasks_of_connections() -> list[str]:
