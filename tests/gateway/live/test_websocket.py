@@ -263,8 +263,7 @@ async def test_a_subscription_resumes_behind_a_cursor_and_begins_with_a_tail(
         batch = [new_event(type) for type in ("a", "b", "a", "a", "b", "a")]
         await append(conn, batch)
         wanted = [str(event.event_id) for event in batch if event.type == "a"]
-        await client.say("ping")
-        await client.hear("pong")
+        await eventually(lambda: is_placed(conn, 1))
         for tail, expected in ((2, wanted[-2:]), (3, wanted[-3:]), (1000, wanted)):
             await client.say("subscribe", id="s", types=["a"], tail=tail)
             await client.hear("subscribed")
