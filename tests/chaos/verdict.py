@@ -71,6 +71,14 @@ CHECKS: Final[Mapping[str, str]] = {
         WHERE type = 'reflex.dead_letter' AND NOT EXISTS (
             SELECT FROM reflex.dead_letter WHERE trigger_id || '-' || event_id = event.payload->>'dead_letter_id')
     """,
+    "runs that returned something without exactly one reply": """
+        SELECT run.trigger_id || '-' || run.event_id, count(reply.event_id)
+        FROM reflex.run
+        LEFT JOIN reflex.event AS reply ON reply.type = 'reflex.reply' AND reply.causation_id = run.event_id
+            AND reply.payload->>'delivery_id' = run.trigger_id || '-' || run.event_id
+        WHERE run.outcome = 'succeeded' AND run.output IS NOT NULL
+        GROUP BY 1 HAVING count(reply.event_id) <> 1
+    """,
     "idempotency keys whose event is not there": """
         SELECT key, event_id FROM reflex.idempotency
         WHERE NOT EXISTS (SELECT FROM reflex.event WHERE event.event_id = idempotency.event_id)
@@ -112,7 +120,9 @@ async def verdict(conn: AsyncConnection[Any], accepted: Mapping[str, UUID]) -> l
     note("deliveries not exactly once in a final state", shown(seen, lambda key: seen[key] != (1, 0)))
     note("deliveries that no trigger asked for", shown(seen, lambda key: key not in expected))
     unrouted = {id for (id,) in await fetch(conn, "SELECT event_id FROM reflex.unrouted")}
-    nobody = stored - {id for _, id in expected}
+    # A reply is an answer: that no trigger wants it is nothing to look into.
+    replies = {id for (id,) in await fetch(conn, "SELECT event_id FROM reflex.event WHERE type = 'reflex.reply'")}
+    nobody = stored - {id for _, id in expected} - replies
     note("neither delivered nor unrouted", [str(id) for id in nobody - unrouted])
     note("unrouted though delivered", [str(id) for id in unrouted - nobody])
 

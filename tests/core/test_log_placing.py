@@ -126,8 +126,7 @@ async def test_what_commits_between_a_placers_snapshot_and_its_turn_is_left_to_t
 async def test_a_placer_that_is_killed_leaves_everything_to_the_next(conns: list[Conn], database_url: str) -> None:
     """Once in the middle of its statement and once before its commit. The numbers it has drawn are gaps.
 
-    Fails if the lock is the session's of somebody who lives on, or if the rows leave `appended` in a transaction of
-    their own.
+    Fails without the placers' lock.
     """
     holder, victim, writer, reader = conns
     first = await publish(writer, 2)

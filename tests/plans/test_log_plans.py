@@ -94,8 +94,7 @@ def page(filter: LogFilter, **bounds: int) -> dict[str, Any]:
 def test_a_page_from_the_middle_of_the_log_reads_what_it_shows(full: psycopg.Connection, limit: int) -> None:
     """The rest of the append that it goes on in the middle of, and that of its last one, are all that is read besides.
 
-    Fails if the span is MATERIALIZED before PostgreSQL 17 or `found` is not cut at the limit: all that might be looked
-    at is read and sorted.
+    Fails if `found` is not cut at the limit: all that might be looked at is read and sorted.
     """
     plan = explain(full, "read_log", page(LogFilter(), limit=limit))
     assert scanned_whole(plan) == set()
@@ -109,8 +108,7 @@ def test_a_page_from_the_middle_of_the_log_reads_what_it_shows(full: psycopg.Con
      LogFilter(types=("order.*",), sources=("s",), key="k", correlation_id="c7", reply_to="somebody")],
 )  # fmt: skip
 def test_a_filter_that_matches_little_reads_what_is_looked_at(full: psycopg.Connection, filter: LogFilter) -> None:
-    """Fails if the filter is looked up in an index of its own, over the whole log, and if a hundred times as many
-    events as appends are looked at."""
+    """Fails if appends are counted and not their events: a hundred times as much may be looked at then."""
     plan = explain(full, "read_log", page(filter))
     assert scanned_whole(plan) == set()
     assert 2000 <= rows_read(plan, "event") <= 2100
@@ -129,7 +127,7 @@ def test_a_reader_at_the_end_of_the_log_reads_next_to_nothing(full: psycopg.Conn
 
 
 def test_the_bounds_are_found_without_reading_the_log(full: psycopg.Connection) -> None:
-    """Fails with max() over positions and places."""
+    """One row of the log, its last."""
     plan = explain(full, "log_bounds", {})
     assert scanned_whole(plan) == set()
     assert rows_read(plan, "log") == 1

@@ -163,7 +163,7 @@ async def test_a_reply_is_committed_with_its_run_and_is_not_unrouted(database_ur
 
 
 async def test_a_trigger_that_names_replies_gets_them_and_a_star_does_not(database_url: str) -> None:
-    """Fails if replies are kept from routing altogether, or if `*` means them."""
+    """A reply is an event like any other of Reflex's own."""
     async with await connect(database_url, name="test") as conn:
         claimed = await claimed_here(conn, pack="order.created", reads=REPLY_TYPE, all="*")
         await conn.execute("DELETE FROM reflex.delivery")

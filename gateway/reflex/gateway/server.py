@@ -40,7 +40,6 @@ def serve(settings: Settings) -> None:
         ConfigurationError: The address cannot be listened on.
     """
     sock = listen(settings.host, settings.port)
-    allow_connections(settings.ws_max_connections)
     asyncio.run(_serve(settings, sock))
 
 
@@ -78,7 +77,7 @@ def allow_connections(wanted: int) -> None:
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
     if allowed < wanted:
-        log.warning(
+        log.info(
             "fewer connections are possible than REFLEX_WS_MAX_CONNECTIONS says; raise the limit of open files "
             "(ulimit -n), or lower the setting",
             connections=max(allowed - OTHER_FILES, 0),
@@ -198,6 +197,7 @@ async def _serve(settings: Settings, sock: socket.socket) -> None:
     host, port = sock.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     log.info("gateway listening", url=url, database=describe(settings.require_database_url()))
+    allow_connections(settings.ws_max_connections)
     app = create_app(settings, stopping=stop)
     await serve_until(stop, app, sock, settings, grace_s=settings.drain_grace_s)
     log.info("gateway stopped")

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import socket
 import struct
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 from reflex.gateway.asyncapi import asyncapi_document
 
-__all__ = ["Client", "RawClient", "connected", "raw"]
+__all__ = ["Client", "RawClient", "connected", "raw", "small_socket"]
 
 Address = tuple[str, int]
 HEAR_S = 20.0
@@ -55,6 +56,16 @@ class Client:
             except ConnectionClosed as closed:
                 received = closed.rcvd
         return (received.code, received.reason) if received else (1006, "")
+
+
+def small_socket(address: Address) -> socket.socket:
+    """A connection for which the kernel takes little: by itself it takes up to tens of megabytes for a client that does
+    not read."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+    sock.connect(address)
+    sock.setblocking(False)
+    return sock
 
 
 @asynccontextmanager
@@ -128,9 +139,11 @@ class RawClient:
 
 
 @asynccontextmanager
-async def raw(address: Address, query: str = "", **headers: str) -> AsyncGenerator[RawClient]:
+async def raw(
+    address: Address, query: str = "", *, sock: socket.socket | None = None, **headers: str
+) -> AsyncGenerator[RawClient]:
     """A connection after the handshake. Ended without a word."""
-    reader, writer = await asyncio.open_connection(*address)
+    reader, writer = await (asyncio.open_connection(sock=sock) if sock else asyncio.open_connection(*address))
     key = base64.b64encode(os.urandom(16)).decode()
     lines = [
         f"GET /ws{query} HTTP/1.1",

@@ -1,6 +1,7 @@
 """Peers that do not behave, and many of them: what a WebSocket client can send, leave out, or not read."""
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -18,9 +19,10 @@ from psycopg import AsyncConnection
 from reflex.core.database import connect
 from reflex.core.log import append
 from reflex.gateway.live import conversation, stream
+from reflex.gateway.live.subscription import Subscription
 from reflex.gateway.server import OTHER_FILES, allow_connections
 from tests.gateway.gateways import served, settings_for
-from tests.gateway.live.clients import Address, RawClient, connected, raw
+from tests.gateway.live.clients import Address, RawClient, connected, raw, small_socket
 from tests.processes import eventually, gateway
 from tests.queue_fixtures import new_event
 
@@ -165,12 +167,13 @@ async def test_a_client_that_does_not_read_is_closed_as_slow_and_holds_nothing(
     async with (
         served(settings) as address,
         await connect(database_url, name="tests") as conn,
-        raw(address) as client,
+        raw(address, sock=small_socket(address)) as client,
     ):
         assert await op_of(client) == "welcome"
         client.frame(b'{"op":"subscribe","id":"all","types":["*"]}')
         assert await op_of(client) == "subscribed"
-        for _ in range(10):
+        # The gateway's kernel takes 4 MB, and the outbox 5.
+        for _ in range(20):
             await append(conn, [new_event(payload=json.dumps({"text": "x" * 100_000})) for _ in range(10)])
         await eventually(lambda: has_room(address))
 
@@ -183,7 +186,7 @@ async def test_a_slow_client_is_told_where_to_resume_and_misses_nothing(
     async with served(settings) as address, await connect(database_url, name="tests") as conn:
         sent: list[str] = []
         heard: list[str] = []
-        async with connected(address, max_queue=1) as client:
+        async with connected(address, max_queue=1, sock=small_socket(address)) as client:
             await client.say("subscribe", id="all", types=["*"])
             await client.hear("subscribed")
             for _ in range(20):
@@ -206,30 +209,32 @@ async def test_a_slow_client_is_told_where_to_resume_and_misses_nothing(
             assert rest == sent[sent.index(rest[0]) :]
 
 
-async def test_old_events_of_one_subscription_do_not_make_a_client_slow_for_another(
-    database_url: str,
-) -> None:
+async def test_old_events_of_one_subscription_do_not_make_a_client_slow_for_another(database_url: str) -> None:
     """Fails when old events may fill the outbox: a live event then finds no room, and the connection is closed."""
     settings = settings_for(database_url, live_buffer_events=20)
     async with (
         served(settings) as address,
         await connect(database_url, name="tests") as conn,
-        connected(address, max_queue=1) as client,
+        connected(address, max_queue=1, sock=small_socket(address)) as client,
+        connected(address) as witness,
     ):
-        await client.say("subscribe", id="live", types=["live"])
-        begun = await client.hear("subscribed")
-        for _ in range(10):
-            await append(conn, [new_event("old", payload=json.dumps({"text": "x" * 50_000})) for _ in range(20)])
-        await client.say("subscribe", id="old", types=["old"], after=begun["cursor"])
-        await client.hear("subscribed")
+        for each in (client, witness):
+            await each.say("subscribe", id="live", types=["live"])
+            begun = await each.hear("subscribed")
+        for _ in range(40):
+            await append(conn, [new_event("old", payload=json.dumps({"text": "x" * 100_000})) for _ in range(5)])
+        for each in (client, witness):
+            await each.say("subscribe", id="old", types=["old"], after=begun["cursor"])
+            await each.hear("subscribed")
+        # By the time that another one has read all that is old, this one's outbox is as full as it gets.
+        await witness.hear_all(200)
         await append(conn, [new_event("live")])
+        await witness.hear("event")
         frames = await client.hear_all(201)
         assert sum(frame["subscription"] == "live" for frame in frames) == 1
 
 
-async def test_a_client_that_is_gone_in_the_middle_of_everything_leaves_nothing_behind(
-    database_url: str, conn: AsyncConnection[Any]
-) -> None:
+async def test_a_client_that_is_gone_in_the_middle_of_everything_leaves_nothing_behind(database_url: str) -> None:
     """Fails when a subscription, a task or a place stays after its connection was cut."""
     settings = settings_for(database_url, ws_max_connections=20)
     async with served(settings) as address:
@@ -238,9 +243,27 @@ async def test_a_client_that_is_gone_in_the_middle_of_everything_leaves_nothing_
                 for cut in range(20):
                     group.create_task(cut_off(address, cut))
             await eventually(lambda: not tasks_of_connections(), what="the end of every task")
+        await eventually(lambda: not subscriptions(), what="the end of every subscription")
         async with connected(address) as client:
             await client.type("still here")
             await client.hear("published")
+
+
+async def test_a_client_that_goes_on_after_it_was_closed_holds_nothing(address: Address) -> None:
+    """Fails when nobody reads what still comes: hypercorn's reader then waits for room in its queue for ever."""
+    async with raw(address) as client:
+        assert await op_of(client) == "welcome"
+        for _ in range(2000):
+            client.frame(b"{")
+        assert (await client.closing())[0] == 4009
+        client.writer.transport.abort()
+        await eventually(lambda: not tasks_of_connections(), what="the end of every task")
+
+
+def subscriptions() -> list[Subscription]:
+    """Those that something still holds on to."""
+    gc.collect()
+    return [found for found in gc.get_objects() if isinstance(found, Subscription)]
 
 
 def tasks_of_connections() -> list[str]:
