@@ -342,6 +342,7 @@ async def test_a_database_that_goes_away_meanwhile_makes_it_a_202(
         asked = asking(client)
         await is_waiting()
         await worker.claims(1)
+        monkeypatch.setattr(hub_module, "READY_S", 0.5)
         await proxy.refuse()
         answer = await asked
         assert (answer.status_code, "see" in answer.json()) == (202, True)
