@@ -90,8 +90,14 @@ async def worker(writer: AsyncConnection[Any], request: pytest.FixtureRequest) -
 
 
 @pytest.fixture
-async def address(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, int]]:
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub of the gateway that is served next can be looked at."""
+    HUBS.clear()
     monkeypatch.setattr(app_module, "Hub", WatchedHub)
+
+
+@pytest.fixture
+async def address(database_url: str, watched: None) -> AsyncIterator[tuple[str, int]]:
     async with served(settings_for(database_url)) as address:
         yield address
 
@@ -108,7 +114,10 @@ def asking(client: httpx2.AsyncClient, event: Any = ORDER, wait: object = 20) ->
 
 
 async def is_waiting(number: int = 1) -> None:
-    await eventually(lambda: sum(map(len, HUBS[0]._waits.values())) == number, what=f"{number} waiting requests")
+    await eventually(
+        lambda: sum(len(waits) for hub in HUBS for waits in hub._waits.values()) == number,
+        what=f"{number} waiting requests",
+    )
 
 
 def is_idle() -> bool:
@@ -250,10 +259,9 @@ async def test_a_client_that_goes_away_leaves_nothing_behind_and_its_event_runs(
 
 
 async def test_a_stopping_gateway_answers_those_who_wait_with_where_to_look(
-    database_url: str, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    database_url: str, worker: Worker, watched: None
 ) -> None:
     """Fails with: a stop that waits for them until the grace is over."""
-    monkeypatch.setattr(app_module, "Hub", WatchedHub)
     async with httpx2.AsyncClient(timeout=30) as client:
         async with served(settings_for(database_url), grace_s=20) as address:
             url = f"{base_url(address)}/events?wait=30"
@@ -329,10 +337,9 @@ async def test_if_the_log_cannot_be_read_nothing_is_stored(
 
 
 async def test_a_database_that_goes_away_meanwhile_makes_it_a_202(
-    database_url: str, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    database_url: str, worker: Worker, monkeypatch: pytest.MonkeyPatch, watched: None
 ) -> None:
     """The event is stored, so it is no failure. Fails with: a 503, after which it would be sent again."""
-    monkeypatch.setattr(app_module, "Hub", WatchedHub)
     monkeypatch.setattr(waiting, "LOOK_AGAIN_S", 0.3)
     async with (
         FaultProxy(database_url) as proxy,
