@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.processes import gateway, worker
+from reflex.core import database
+from tests.processes import eventually, gateway, worker
 
 APP = """
 from pydantic_ai import Agent
@@ -37,6 +38,7 @@ async def test_text_and_tool_calls_are_watched_live_and_the_reply_comes_as_well(
         connect(f"{front.url.replace('http', 'ws')}/ws") as other,
         connect(f"{front.url.replace('http', 'ws')}/ws") as client,
     ):
+        await eventually(lambda: listeners(database_url), what="a worker that listens")
         for each, about in ((watcher, {"types": ["ws.*"]}), (other, {"types": ["order.*"]})):
             await each.send(orjson.dumps({"op": "subscribe", "id": "w", "include": ["progress"], **about}).decode())
             assert (await frames(each, until="subscribed"))[-1]["id"] == "w"
@@ -54,6 +56,18 @@ async def test_text_and_tool_calls_are_watched_live_and_the_reply_comes_as_well(
         assert {each["event_id"] for each in progress} == {reply["event_id"]}
         await other.send('{"op": "ping"}')
         assert [each["op"] for each in await frames(other, until="pong")] == ["pong"]
+
+
+async def listeners(database_url: str) -> int:
+    """How many workers hear that somebody watches. One that has just begun hears it ten seconds later."""
+    async with await database.connect(database_url, name="test") as conn:
+        found = await conn.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' "
+            "AND application_name = 'reflex listener' AND query LIKE 'LISTEN%reflex_watch%'"
+        )
+        row = await found.fetchone()
+        assert row
+        return row[0]
 
 
 async def frames(connection: ClientConnection, *, until: str, kind: str | None = None) -> list[dict[str, Any]]:
