@@ -67,6 +67,7 @@ class Reader:
         self.closed: str | None = None
         self.reads = asyncio.Event()
         self.reads.set()
+        self.pauses_at: int | None = None
         self._hub = hub
         self._stack = AsyncExitStack()
 
@@ -107,6 +108,8 @@ class Reader:
                     self.ids.append(UUID(frame[:36]))
                     self.cursors.append(cursor)
                     self.subscription.sent = cursor
+                if self.pauses_at is not None and len(self.ids) >= self.pauses_at:
+                    self.reads.clear()
         except OutboxClosed as closed:
             self.closed = closed.reason
 
