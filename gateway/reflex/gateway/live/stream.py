@@ -135,6 +135,8 @@ class Stream(WSStream):
         bytes = b"".join(self.parts) if text is None else None
         self.parts.clear()
         self.size = 0
+        if self.gone.is_set():
+            return  # the app was told, and reads no more: a queue that is full would stay so
         self.app_is_behind = True
         await cast("Any", self).app_put({"type": "websocket.receive", "text": text, "bytes": bytes})
         self.app_is_behind = False
