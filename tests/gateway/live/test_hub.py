@@ -67,6 +67,8 @@ async def test_old_events_are_read_page_by_page_and_joined_with_what_comes_meanw
     """
     monkeypatch.setattr(follower_module, "APPENDS_READ_BACK", (0,))
     monkeypatch.setattr(hub_module, "RECENT_EVENTS", remembered)
+    # What waited for the follower comes at once, more than the outbox holds: the reader gets its turn in between.
+    monkeypatch.setattr(hub_module, "FRAMES_A_TURN", 0)
     pages = 0
 
     async def read_page(conn_: AsyncConnection[Any], after: Cursor, *, filter: LogFilter) -> LogPage:
