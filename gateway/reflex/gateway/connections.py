@@ -18,7 +18,19 @@ from starlette.requests import Request
 from reflex.core.database import is_connection_error
 from reflex.core.errors import DatabaseUnavailable, Saturated
 
-__all__ = ["STATEMENT_TIMEOUT", "Pool", "change", "finish_within", "lend", "pool_of", "read"]
+__all__ = [
+    "NO_DATABASE",
+    "READ_S",
+    "Connection",
+    "Pool",
+    "change",
+    "finish_within",
+    "lend",
+    "limited",
+    "place_in",
+    "pool_of",
+    "read",
+]
 
 Connection = AsyncConnection[Any]
 Pool = AsyncConnectionPool[Connection]
@@ -30,6 +42,7 @@ WAIT_S: Final = 2.0
 STATEMENT_TIMEOUT: Final = "SET LOCAL statement_timeout = '5s'"
 READ_S: Final = 8.0
 CHANGE_S: Final = 60.0
+NO_DATABASE: Final = "this gateway was started without a database"
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("reflex.gateway.connections")
 late: set[asyncio.Task[Any]] = set()
@@ -44,8 +57,7 @@ async def read(request: Request, query: Callable[[Connection], Awaitable[Result]
     """
 
     async def work() -> Result:
-        async with turn(request), lend(pool_of(request), wait_s=WAIT_S) as conn, conn.transaction():
-            await conn.execute(STATEMENT_TIMEOUT)
+        async with turn(request), limited(pool_of(request), wait_s=WAIT_S) as conn:
             return await query(conn)
 
     return await finish_within(READ_S, work())
@@ -70,7 +82,7 @@ def pool_of(request: Request) -> Pool:
     """The app's pool. A gateway that only measures runs without one."""
     pool: Pool | None = getattr(request.app.state, "pool", None)
     if pool is None:
-        raise DatabaseUnavailable("this gateway was started without a database")
+        raise DatabaseUnavailable(NO_DATABASE)
     return pool
 
 
@@ -80,16 +92,30 @@ async def turn(request: Request) -> AsyncGenerator[None]:
     state = request.app.state
     if not hasattr(state, "read_turns"):
         state.read_turns = asyncio.Semaphore(max(1, pool_of(request).max_size - KEPT_FOR_HEALTH))
-    turns: asyncio.Semaphore = state.read_turns
+    async with place_in(state.read_turns, wait_s=WAIT_S, queue="the queue for database reads"):
+        yield
+
+
+@asynccontextmanager
+async def place_in(places: asyncio.Semaphore, *, wait_s: float, queue: str) -> AsyncGenerator[None]:
+    """One of so many places. Raises Saturated, with what the queue for them is called, if none is free in time."""
     try:
-        async with asyncio.timeout(WAIT_S):
-            await turns.acquire()
+        async with asyncio.timeout(wait_s):
+            await places.acquire()
     except TimeoutError:
-        raise Saturated("the queue for database reads") from None
+        raise Saturated(queue) from None
     try:
         yield
     finally:
-        turns.release()
+        places.release()
+
+
+@asynccontextmanager
+async def limited(pool: Pool, *, wait_s: float) -> AsyncGenerator[Connection]:
+    """A connection in a transaction whose statements have a time limit. Raises as `lend` does."""
+    async with lend(pool, wait_s=wait_s) as conn, conn.transaction():
+        await conn.execute(STATEMENT_TIMEOUT)
+        yield conn
 
 
 @asynccontextmanager

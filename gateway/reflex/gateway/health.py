@@ -14,7 +14,7 @@ from starlette.routing import Route
 from reflex.core.errors import DatabaseUnavailable
 from reflex.core.overview import Overview, QueueNumbers, WorkerRow, describe_problems, read_overview
 from reflex.gateway.answers import json_answer
-from reflex.gateway.connections import STATEMENT_TIMEOUT, finish_within, lend, pool_of
+from reflex.gateway.connections import finish_within, limited, pool_of
 from reflex.gateway.query import read_query
 
 __all__ = ["Alive", "Health", "routes"]
@@ -77,8 +77,7 @@ async def look(request: Request) -> Health:
 
 async def measure(request: Request) -> tuple[Overview, float]:
     lease_timeout = timedelta(seconds=request.app.state.settings.lease_timeout_s)
-    async with lend(pool_of(request), wait_s=ANSWER_WITHIN_S) as conn, conn.transaction():
-        await conn.execute(STATEMENT_TIMEOUT)
+    async with limited(pool_of(request), wait_s=ANSWER_WITHIN_S) as conn:
         began = time.perf_counter()
         overview = await read_overview(conn, lease_timeout=lease_timeout)
         return overview, time.perf_counter() - began

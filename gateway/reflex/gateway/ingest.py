@@ -12,12 +12,13 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from reflex.core import envelope, telemetry
-from reflex.core.errors import DatabaseUnavailable, EventRejected
+from reflex.core.errors import EventRejected
 from reflex.core.events import NewEvent
 from reflex.core.pages import QueryRejected
 from reflex.core.settings import Settings
 from reflex.core.strict_json import parse
 from reflex.gateway.bodies import Bodies, MediaType, discard, media_type
+from reflex.gateway.live.hub import hub_of
 from reflex.gateway.live.waiting import publish_and_wait
 from reflex.gateway.problems import BatchRejected, RequestRefused
 from reflex.gateway.publishing import Publisher
@@ -92,9 +93,7 @@ class Ingest:
     async def _answer_when_settled(
         self, event: NewEvent, trace_context: str | None, wait_s: float, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        hub = getattr(scope["app"].state, "hub", None)
-        if hub is None:
-            raise DatabaseUnavailable("this gateway was started without a database")
+        hub = hub_of(scope["app"])
         waiting = asyncio.create_task(publish_and_wait(hub, self._publisher, event, trace_context, wait_s=wait_s))
         gone = asyncio.create_task(discard(receive))
         await asyncio.wait([waiting, gone], return_when=asyncio.FIRST_COMPLETED)

@@ -303,7 +303,7 @@ async def test_waiting_does_not_ask_the_database(
         lent += 1
         return lend(*arguments, **named)
 
-    monkeypatch.setattr(hub_module, "lend", counted)
+    monkeypatch.setattr(connections, "lend", counted)
     asked = [asking(client) for _ in range(20)]
     leases = (await worker.claims(20))["pack"]
     await is_waiting(20)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Generator, Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from sse_starlette.sse import EventSourceResponse, SendTimeoutError
@@ -10,12 +10,11 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from reflex.core.cursors import Cursor
-from reflex.core.errors import DatabaseUnavailable
 from reflex.core.log_reading import LoggedEvent
 from reflex.core.settings import Settings
 from reflex.gateway.live.admission import Admission, ConnectionRefused
 from reflex.gateway.live.filters import read_filter
-from reflex.gateway.live.hub import Hub
+from reflex.gateway.live.hub import Hub, hub_of
 from reflex.gateway.live.outbox import Outbox, OutboxClosed, Waiting
 from reflex.gateway.live.subscription import Subscription
 from reflex.gateway.problems import RequestRefused
@@ -64,9 +63,7 @@ class EventSource:
             render=frame_of,
             cursor=Cursor.parse(after, field=field) if after else None,
         )
-        hub: Hub | None = getattr(request.app.state, "hub", None)
-        if hub is None:
-            raise DatabaseUnavailable("this gateway was started without a database")
+        hub = hub_of(request.app)
         address = request.client.host if request.client else ""
         try:
             with self._admission.place(address):
@@ -110,19 +107,6 @@ def portions(waiting: Sequence[Waiting]) -> Generator[Sequence[Waiting]]:
         yield waiting[first:]
 
 
-class LastFrame:
-    """The frame of the event that is handed out: the same for a thousand readers."""
-
-    event: LoggedEvent | None = None
-    frame: str = ""
-
-
-last: Any = LastFrame()
-
-
 def frame_of(event: LoggedEvent) -> str:
     """JSON as PostgreSQL and orjson write it has no line breaks, so one `data` line holds it."""
-    if last.event is not event:
-        last.event = event
-        last.frame = f"id: {event.cursor}\ndata: {event.json}\n\n"
-    return last.frame
+    return f"id: {event.cursor}\ndata: {event.json}\n\n"

@@ -18,26 +18,26 @@ from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
 import structlog
+from starlette.applications import Starlette
 
 from reflex.core.cursors import Cursor
 from reflex.core.dead_letter_event import DEAD_LETTER_TYPE
-from reflex.core.errors import DatabaseUnavailable, ReflexError, Saturated
+from reflex.core.errors import DatabaseUnavailable, ReflexError
 from reflex.core.log_filter import LogFilter
 from reflex.core.log_reading import LoggedEvent, LogPage, log_bounds, read_log
 from reflex.core.replies import REPLY_TYPE
-from reflex.gateway.connections import STATEMENT_TIMEOUT, Connection, Pool, finish_within, lend
+from reflex.gateway.connections import NO_DATABASE, READ_S, Connection, Pool, finish_within, limited, place_in
 from reflex.gateway.live.follower import Follower
 from reflex.gateway.live.outbox import OutboxClosed
 from reflex.gateway.live.subscription import Subscription
 
-__all__ = ["Hub"]
+__all__ = ["Hub", "hub_of"]
 
 RECENT_EVENTS: Final = 5000
 RECENT_BYTES: Final = 16 * 1024 * 1024
 # After so many frames the connections get their turn to send them.
 FRAMES_A_TURN: Final = 2000
 READY_S: Final = 5.0
-READ_S: Final = 8.0
 BEHIND_S: Final = 0.02
 # How many subscriptions may read old events from the database at once, and how long others wait for their turn.
 OLD_READERS: Final = 2
@@ -242,22 +242,14 @@ class Hub:
     async def _old_page(self, subscription: Subscription) -> LogPage:
         assert subscription.cursor is not None
         after = subscription.cursor
-        try:
-            async with asyncio.timeout(OLD_READ_WAIT_S):
-                await self._turns.acquire()
-        except TimeoutError:
-            raise Saturated("the queue of those who read old events") from None
-        try:
+        async with place_in(self._turns, wait_s=OLD_READ_WAIT_S, queue="the queue of those who read old events"):
             return await self.read(lambda conn: read_checked(conn, after, subscription.filter))
-        finally:
-            self._turns.release()
 
     async def read(self, query: Callable[[Connection], Awaitable[Result]]) -> Result:
         """Run a query in a transaction with a time limit. Raises DatabaseUnavailable."""
 
         async def work() -> Result:
-            async with lend(self._pool, wait_s=READY_S) as conn, conn.transaction():
-                await conn.execute(STATEMENT_TIMEOUT)
+            async with limited(self._pool, wait_s=READY_S) as conn:
                 return await query(conn)
 
         return await finish_within(READ_S, work())
@@ -313,6 +305,14 @@ class Hub:
             self._recent_after = oldest.cursor
 
 
+def hub_of(app: Starlette) -> Hub:
+    """The app's hub. Raises DatabaseUnavailable: a gateway that only measures runs without one."""
+    hub: Hub | None = getattr(app.state, "hub", None)
+    if hub is None:
+        raise DatabaseUnavailable(NO_DATABASE)
+    return hub
+
+
 def index_of(filter: LogFilter) -> Index:
     """By what an event finds the filter: one value that it has to have, or None. A thousand conversations that are
     watched one by one are then not asked one by one."""
@@ -324,7 +324,8 @@ def index_of(filter: LogFilter) -> Index:
 
 
 async def read_checked(conn: Connection, after: Cursor, filter: LogFilter) -> LogPage:
-    """A page of old events. The log may be dropped while somebody reads it, so each page looks."""
+    """A page of old events. If there are none, the cursor may be ahead of the log, which was restored meanwhile."""
     page = await read_log(conn, after, filter=filter)
-    (await log_bounds(conn)).check(after)
+    if page.cursor == after:
+        (await log_bounds(conn)).check(after)
     return page

@@ -15,6 +15,7 @@ from reflex.core.cursors import Cursor, CursorExpired, CursorRejected
 from reflex.core.errors import DatabaseUnavailable
 from reflex.core.log_reading import log_bounds
 from reflex.core.settings import Settings
+from reflex.gateway.connections import NO_DATABASE
 from reflex.gateway.live.admission import Admission, ConnectionRefused, OriginRefused
 from reflex.gateway.live.closing import OUTBOX_REASONS, CloseCode
 from reflex.gateway.live.conversation import Conversation, Opening, Services
@@ -61,7 +62,7 @@ class WebSocket:
     async def _talk(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope["app"].state
         if getattr(state, "hub", None) is None:
-            raise ConnectionRefused(CloseCode.FULL, "this gateway was started without a database")
+            raise ConnectionRefused(CloseCode.FULL, NO_DATABASE)
         services = Services(self._settings, self._publisher, state.hub, state.sessions, state.progress)
         if services.hub.stopping:
             raise ConnectionRefused(*OUTBOX_REASONS["stopping"])
