@@ -18,7 +18,7 @@ import psycopg
 
 from reflex.core.lifeline import die_with_parent
 
-__all__ = ["ReflexProcess", "eventually", "free_port", "gateway", "reflex_process", "worker"]
+__all__ = ["ReflexProcess", "eventually", "free_port", "gateway", "reflex_process", "sessions", "worker"]
 
 READY_TIMEOUT_S = 30.0  # two cores, several suites at once
 STOP_TIMEOUT_S = 10.0
@@ -40,6 +40,19 @@ async def eventually(
             return value
         assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s} s; last: {value!r}"
         await asyncio.sleep(0.02)
+
+
+async def sessions(database_url: str, application_name: str, last_statement: str) -> int:
+    """How many idle sessions of that name the database has whose last statement was like that."""
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as conn:
+        found = await conn.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' "
+            "AND application_name = %s AND query LIKE %s",
+            (application_name, last_statement),
+        )
+        row = await found.fetchone()
+        assert row
+        return row[0]
 
 
 def free_port() -> int:

@@ -7,8 +7,7 @@ from typing import Any
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
 
-from reflex.core import database
-from tests.processes import eventually, gateway, worker
+from tests.processes import eventually, gateway, sessions, worker
 
 APP = """
 from pydantic_ai import Agent
@@ -60,14 +59,7 @@ async def test_text_and_tool_calls_are_watched_live_and_the_reply_comes_as_well(
 
 async def listeners(database_url: str) -> int:
     """How many workers hear that somebody watches. One that has just begun hears it ten seconds later."""
-    async with await database.connect(database_url, name="test") as conn:
-        found = await conn.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' "
-            "AND application_name = 'reflex listener' AND query LIKE 'LISTEN%reflex_watch%'"
-        )
-        row = await found.fetchone()
-        assert row
-        return row[0]
+    return await sessions(database_url, "reflex listener", "LISTEN%reflex_watch%")
 
 
 async def frames(connection: ClientConnection, *, until: str, kind: str | None = None) -> list[dict[str, Any]]:

@@ -5,10 +5,9 @@ import signal
 
 import orjson
 
-from reflex.core.database import connect
 from tests.acceptance.shop import Shop
 from tests.cli.test_commands import reflex, shop
-from tests.processes import eventually, free_port, gateway, reflex_process
+from tests.processes import eventually, free_port, gateway, reflex_process, sessions
 
 __all__ = ["shop"]
 
@@ -77,11 +76,4 @@ async def test_send_waits_for_what_the_deliveries_come_to(shop: Shop) -> None:
 
 async def readers(shop: Shop) -> int:
     """How many connections follow the log because somebody reads it: the last statement of one that does is a read."""
-    async with await connect(shop.database_url, name="test") as conn:
-        found = await conn.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-            "AND application_name = 'reflex gateway: follow' AND query LIKE '%Events after a cursor%'"
-        )
-        row = await found.fetchone()
-        assert row
-        return row[0]
+    return await sessions(shop.database_url, "reflex gateway: follow", "%Events after a cursor%")

@@ -1,6 +1,7 @@
 """Events: the classes that authors write, the record in the log, and the rules for type names and patterns."""
 
 import re
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar, cast, get_args
@@ -17,6 +18,7 @@ __all__ = [
     "NewEvent",
     "UntypedEvent",
     "candidate_patterns",
+    "candidate_routes",
     "pattern_bounds",
     "pattern_matches",
 ]
@@ -196,6 +198,12 @@ def candidate_patterns(type: str) -> tuple[str, ...]:
     parts = type.split(".")
     patterns = (type, *(".".join(parts[:length]) + ".*" for length in range(1, len(parts))))
     return patterns if type.startswith(SYSTEM_PREFIX) else (*patterns, "*")
+
+
+def candidate_routes(types: Iterable[str]) -> dict[str, list[str]]:
+    """What the statements that route ask for: each pattern that could match one of the types, beside that type."""
+    routes = [(type, pattern) for type in set(types) for pattern in candidate_patterns(type)]
+    return {"route_type": [type for type, _ in routes], "route_pattern": [pattern for _, pattern in routes]}
 
 
 def pattern_matches(pattern: str, type: str) -> bool:

@@ -17,9 +17,9 @@ import psycopg
 from psycopg import AsyncConnection
 
 from reflex.core.consequences import carry_out, have_consequences
-from reflex.core.events import NewEvent, candidate_patterns
+from reflex.core.events import NewEvent, candidate_routes
 from reflex.core.settlement import Claimed, Settlement, as_arrays
-from reflex.core.statements import statement
+from reflex.core.statements import only_row, statement
 
 __all__ = ["LaneId", "WhenDead", "claim_lanes", "leave_lanes", "promote_lanes", "settle_lanes", "sweep_lanes"]
 
@@ -125,12 +125,10 @@ async def lock_lanes(
     conn: AsyncConnection[Any], settlements: Sequence[Settlement], published: Sequence[NewEvent]
 ) -> None:
     """Lock the lanes of the settlements and those of the events, in one order; nothing if the events have none."""
-    routes = [(type, pattern) for type in {new.type for new in published} for pattern in candidate_patterns(type)]
     await conn.execute(
         statement("lock_lanes"),
         {
-            "route_type": [type for type, _ in routes],
-            "route_pattern": [pattern for _, pattern in routes],
+            **candidate_routes(new.type for new in published),
             "type": [new.type for new in published],
             "key": [new.key for new in published],
             "source": [new.source for new in published],
@@ -146,24 +144,15 @@ async def promote_lanes(
     conn: AsyncConnection[Any], *, limit: int = 1000, now: datetime | None = None
 ) -> tuple[int, timedelta | None]:
     """Make lanes ready whose retry is due. Returns how many, and how long until the next (None: none waits)."""
-    cursor = await conn.execute(statement("promote_lanes"), {"limit": limit, "now": now})
-    row = await cursor.fetchone()
-    assert row is not None
-    return row[0], row[1]
+    promoted, next_in, *_ = await only_row(conn, "promote_lanes", {"limit": limit, "now": now})
+    return promoted, next_in
 
 
 async def sweep_lanes(conn: AsyncConnection[Any], *, limit: int = 1000) -> int:
     """Remove lanes that nothing is left of. Returns how many; `limit`: call again."""
-    return await counted(conn, "sweep_lanes", limit)
+    return (await only_row(conn, "sweep_lanes", {"limit": limit}))[0]
 
 
 async def leave_lanes(conn: AsyncConnection[Any], *, limit: int = 1000) -> int:
     """Take deliveries of triggers that are ordered no more out of their lanes. Returns how many; `limit`: once more."""
-    return await counted(conn, "leave_lanes", limit)
-
-
-async def counted(conn: AsyncConnection[Any], name: Any, limit: int) -> int:
-    cursor = await conn.execute(statement(name), {"limit": limit})
-    row = await cursor.fetchone()
-    assert row is not None
-    return row[0]
+    return (await only_row(conn, "leave_lanes", {"limit": limit}))[0]

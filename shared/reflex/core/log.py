@@ -6,8 +6,8 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
-from reflex.core.events import NewEvent, candidate_patterns
-from reflex.core.statements import statement
+from reflex.core.events import NewEvent, candidate_routes
+from reflex.core.statements import only_row, statement
 
 __all__ = ["WAKE_CHANNEL", "append"]
 
@@ -35,13 +35,8 @@ async def append(conn: AsyncConnection[Any], events: Sequence[NewEvent]) -> dict
         name: list(column) if any(value is not None for value in column) else []
         for name, column in zip(NewEvent._fields, columns, strict=True)
     }
-    types = set(columns[NewEvent._fields.index("type")])
-    routes = [(type, pattern) for type in types for pattern in candidate_patterns(type)]
-    parameters["route_type"] = [type for type, _ in routes]
-    parameters["route_pattern"] = [pattern for _, pattern in routes]
-    cursor = await conn.execute(statement("append_events"), parameters)
-    row = await cursor.fetchone()
-    assert row is not None
+    parameters |= candidate_routes(columns[NewEvent._fields.index("type")])
+    row = await only_row(conn, "append_events", parameters)
     ids = {event.event_id: event.event_id for event in events}
     if row[0] < len(events):
         keyed = [event for event in events if event.idempotency_key is not None]

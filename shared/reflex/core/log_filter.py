@@ -2,7 +2,7 @@
 
 from typing import Any, Final, NamedTuple, Protocol
 
-from reflex.core.events import SYSTEM_PREFIX, candidate_patterns, pattern_bounds
+from reflex.core.events import SYSTEM_PREFIX, pattern_bounds, pattern_matches
 
 __all__ = ["LogFilter"]
 
@@ -41,7 +41,7 @@ class LogFilter(NamedTuple):
 
     def matches(self, event: Filtered) -> bool:
         return (
-            (not self.types or not set(self.types).isdisjoint(candidate_patterns(event.type)))
+            (not self.types or any(pattern_matches(pattern, event.type) for pattern in self.types))
             and (not self.sources or event.source in self.sources)
             and (self.key is None or event.key == self.key)
             and (self.correlation_id is None or event.correlation_id == self.correlation_id)

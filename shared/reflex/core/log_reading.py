@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 
 from reflex.core.cursors import Cursor, CursorExpired, CursorRejected
 from reflex.core.log_filter import LogFilter
-from reflex.core.statements import statement
+from reflex.core.statements import only_row, statement
 
 __all__ = [
     "LOG_CHANNEL",
@@ -119,9 +119,7 @@ def expired(start: Cursor, *, field: str) -> CursorExpired:
 
 
 async def log_bounds(conn: AsyncConnection[Any]) -> LogBounds:
-    row = await (await conn.execute(statement("log_bounds"))).fetchone()
-    assert row is not None
-    start_position, start_place, position, place = row
+    start_position, start_place, position, place = await only_row(conn, "log_bounds")
     return LogBounds(Cursor(start_position, start_place), Cursor(position, place))
 
 

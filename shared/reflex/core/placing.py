@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from psycopg import AsyncConnection
 
-from reflex.core.statements import statement
+from reflex.core.statements import only_row
 
 __all__ = ["Placer", "place"]
 
@@ -33,10 +33,8 @@ async def place(conn: AsyncConnection[Any], *, after: int = 0, limit: int = APPE
         How many were placed (`limit`: call again), and whether it was our turn; nothing is placed while another one
         does it. What is appended meanwhile notifies: whoever places listens, and calls again.
     """
-    cursor = await conn.execute(statement("place_appended"), {"after": after, "limit": limit})
-    row = await cursor.fetchone()
-    assert row is not None
-    return row[0], row[1]
+    placed, ours, _ = await only_row(conn, "place_appended", {"after": after, "limit": limit})
+    return placed, ours
 
 
 class Placer:
@@ -74,16 +72,14 @@ class Placer:
 
     async def _ended(self, conn: AsyncConnection[Any]) -> int:
         """The last number of which is known that all up to it have been committed or given up."""
-        last = await (await conn.execute(statement("last_append"))).fetchone()
-        transactions = await (await conn.execute(statement("open_appends"))).fetchone()
-        assert last is not None
-        assert transactions is not None
-        still_open = frozenset[str](transactions[0])
+        (last,) = await only_row(conn, "last_append")
+        (transactions,) = await only_row(conn, "open_appends")
+        still_open = frozenset[str](transactions)
         ended = self.bound
         if self._next is not None:
             number, begun = self._next
             if begun & still_open:
                 return ended
             ended = number
-        self._next = last[0], still_open
+        self._next = last, still_open
         return ended

@@ -12,7 +12,7 @@ from reflex.core.consequences import carry_out, have_consequences
 from reflex.core.dead_letter_event import dead_letter_event
 from reflex.core.lanes import LaneId, claim_lanes, settle_lanes
 from reflex.core.settlement import Claimed, Outcome, Settlement, as_arrays
-from reflex.core.statements import statement
+from reflex.core.statements import only_row, statement
 
 __all__ = [
     "Exchanged",
@@ -151,18 +151,13 @@ async def promote_scheduled(
     conn: AsyncConnection[Any], *, limit: int = 1000, now: datetime | None = None
 ) -> tuple[int, timedelta | None]:
     """Make due what was put off. Returns how many, and how long until the next is due (None: nothing is waiting)."""
-    cursor = await conn.execute(statement("promote_scheduled"), {"limit": limit, "now": now})
-    row = await cursor.fetchone()
-    assert row is not None
-    return row[0], row[1]
+    promoted, next_in, *_ = await only_row(conn, "promote_scheduled", {"limit": limit, "now": now})
+    return promoted, next_in
 
 
 async def route_unrouted(conn: AsyncConnection[Any], *, limit: int = 1000) -> int:
     """Hand unrouted events to triggers that match by now. Returns how many events; `limit` or more: call again."""
-    cursor = await conn.execute(statement("route_unrouted"), {"limit": limit})
-    row = await cursor.fetchone()
-    assert row is not None
-    return row[0]
+    return (await only_row(conn, "route_unrouted", {"limit": limit}))[0]
 
 
 def dead_settlement(

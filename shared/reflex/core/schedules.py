@@ -13,8 +13,8 @@ from uuid import UUID
 import orjson
 from psycopg import AsyncConnection
 
-from reflex.core.reads import fetch
-from reflex.core.statements import statement
+from reflex.core.reads import fetch, has_open_deliveries
+from reflex.core.statements import only_row, statement
 
 __all__ = [
     "Advance",
@@ -153,10 +153,9 @@ async def upcoming_schedules(
     conn: AsyncConnection[Any], schedule_ids: Sequence[int], *, now: datetime | None = None
 ) -> tuple[bool, timedelta | None]:
     """Whether one of these is due, and how long until the next of the others is (None: there is none)."""
-    cursor = await conn.execute(statement("upcoming_schedules"), {"schedule_ids": list(schedule_ids), "now": now})
-    row = await cursor.fetchone()
-    assert row is not None
-    return row[0], row[1]
+    parameters = {"schedule_ids": list(schedule_ids), "now": now}
+    is_due, next_in = await only_row(conn, "upcoming_schedules", parameters)
+    return is_due, next_in
 
 
 async def take_due_schedules(
@@ -169,7 +168,11 @@ async def take_due_schedules(
     """
     parameters = {"schedule_ids": list(schedule_ids), "limit": limit, "now": now}
     cursor = await conn.execute(statement("take_due_schedules"), parameters)
-    return [DueSchedule(*row) for row in await cursor.fetchall()]
+    taken: list[DueSchedule] = []
+    for *columns, last_event_id, now_ in await cursor.fetchall():
+        busy = last_event_id is not None and await has_open_deliveries(conn, last_event_id)
+        taken.append(DueSchedule(*columns, busy=busy, now=now_))
+    return taken
 
 
 async def advance_schedules(conn: AsyncConnection[Any], advances: Sequence[Advance]) -> None:

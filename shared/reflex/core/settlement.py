@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from reflex.core.events import NewEvent
+from reflex.core.events import Event, NewEvent
 from reflex.core.ids import DeliveryId
 from reflex.core.retry import RetryPolicy
 
@@ -55,6 +55,11 @@ class Claimed(NamedTuple):
     @property
     def delivery_id(self) -> DeliveryId:
         return DeliveryId(self.trigger_id, self.event_id)
+
+    @property
+    def record(self) -> Event:
+        """The event, as it is in the log."""
+        return Event(self.event_id, *self[4:13])
 
 
 class Settlement(NamedTuple):

@@ -1,10 +1,22 @@
 """Named SQL: one statement a file in `sql/`, read once. LiteralString: nothing from outside is ever pasted in."""
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import LiteralString, cast
+from typing import Any, LiteralString, cast
 
-__all__ = ["names", "statement"]
+from psycopg import AsyncConnection
+
+__all__ = ["names", "only_row", "statement"]
+
+
+async def only_row(
+    conn: AsyncConnection[Any], name: str, parameters: Mapping[str, Any] | None = None
+) -> tuple[Any, ...]:
+    """The row of a named statement that always gives one."""
+    row = await (await conn.execute(statement(name), parameters)).fetchone()
+    assert row is not None
+    return row
 
 
 @cache

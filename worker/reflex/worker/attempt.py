@@ -52,7 +52,7 @@ class Attempts:
             asyncio.CancelledError: The worker stops; the run did not end.
         """
         trigger = self.triggers[claimed.trigger_id]
-        record = Event(claimed.event_id, *claimed[4:13])
+        record = claimed.record
         started = time.perf_counter()
         try:
             if not trigger.matches(record):

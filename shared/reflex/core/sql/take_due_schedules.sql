@@ -1,21 +1,9 @@
 -- Lock the due schedules among these, and those whose first fire is not planned yet. A row that another worker fires
 -- is skipped, and one that it has just moved on is not due any more: each planned time is decided by one worker.
--- `busy`: a delivery of the last event is still pending, scheduled or running. The tables are keyed by trigger first,
--- so each trigger is looked up; one statement is one snapshot, in which a delivery that moves is in one of the places.
+-- The last event is given only if the next one has to wait for it.
 -- `now` is the start of the transaction: all that is decided in it goes by one moment.
 SELECT schedule_id, name, spec, missed, overlap, type, payload::text AS payload, key, started_at, next_at,
-       overlap = 'skip' AND last_event_id IS NOT NULL AND EXISTS (
-           SELECT
-           FROM reflex.trigger
-           WHERE EXISTS (SELECT FROM reflex.delivery AS place
-                         WHERE place.trigger_id = trigger.trigger_id AND place.event_id = schedule.last_event_id)
-              OR EXISTS (SELECT FROM reflex.scheduled AS place
-                         WHERE place.trigger_id = trigger.trigger_id AND place.event_id = schedule.last_event_id)
-              OR EXISTS (SELECT FROM reflex.ordered AS place
-                         WHERE place.trigger_id = trigger.trigger_id AND place.event_id = schedule.last_event_id)
-              OR EXISTS (SELECT FROM reflex.lease AS place
-                         WHERE place.trigger_id = trigger.trigger_id AND place.event_id = schedule.last_event_id)
-       ) AS busy,
+       CASE WHEN overlap = 'skip' THEN last_event_id END AS last_event_id,
        coalesce(%(now)s::timestamptz, now()) AS now
 FROM reflex.schedule
 WHERE schedule_id = ANY(%(schedule_ids)s::int[])
