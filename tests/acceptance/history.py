@@ -123,7 +123,9 @@ async def read_stream(reader: Reader, url: str) -> None:
 
 
 async def read_websocket(reader: Reader, url: str) -> None:
-    async with connect_websocket(f"{url.replace('http', 'ws')}/ws", proxy=None, max_size=None) as connection:
+    address = f"{url.replace('http', 'ws')}/ws"
+    # A client that leaves in the midst of much has stopped reading, so it never sees the answer to its close.
+    async with connect_websocket(address, proxy=None, max_size=None, close_timeout=0.1) as connection:
         types = {"types": [reader.type]} if reader.type else {}
         await connection.send(orjson.dumps({"op": "subscribe", "id": "all", "after": reader.cursor, **types}).decode())
         async for text in connection:
