@@ -14,11 +14,12 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection, sql
 from psycopg.rows import DictRow, dict_row
+from xdist.workermanage import WorkerController
 
 from reflex.cli.embedded_postgres import EmbeddedPostgres
 from reflex.core.migrate import upgrade
 
-SERVER = pytest.StashKey[str]()
+SERVERS = pytest.StashKey[set[str]]()
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +45,8 @@ def postgres(postgres_url: str, pytestconfig: pytest.Config) -> Iterator[psycopg
     """The connection that makes and drops the databases of the session."""
     with psycopg.connect(postgres_url, autocommit=True) as conn:
         where = "DATABASE_URL" if os.environ.get("DATABASE_URL") else "embedded"
-        pytestconfig.stash[SERVER] = f"{conn.info.parameter_status('server_version')} ({where})"
+        server = f"{conn.info.parameter_status('server_version')} ({where})"
+        pytestconfig.stash.setdefault(SERVERS, set()).add(server)
         yield conn
 
 
@@ -111,6 +113,19 @@ def _drop(postgres: psycopg.Connection, name: str) -> None:
     postgres.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Say on which server the tests of this process ran: to the process that prints the summary, if it is another."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["servers"] = list(session.config.stash.get(SERVERS, set()))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: WorkerController) -> None:
+    # A process that crashed says nothing.
+    servers = getattr(node, "workeroutput", {}).get("servers", [])
+    node.config.stash.setdefault(SERVERS, set()).update(servers)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if server := config.stash.get(SERVER, None):
+    for server in sorted(config.stash.get(SERVERS, set())):
         terminalreporter.write_line(f"PostgreSQL {server}")

@@ -117,7 +117,7 @@ async def test_structured_output_is_valid_and_uses_the_event(output_type: Any) -
         (dict[str, int], {}),
         (TextOutput(shout), SHOUTED),
     ],
-    ids=str,
+    ids=["bool", "int", "list", "class", "dict", "function"],
 )
 async def test_output_of_other_kinds_works_too(output_type: Any, output: Any) -> None:
     assert (await Agent(MODEL, output_type=output_type).run(prompt())).output == output

@@ -33,7 +33,7 @@ class Undone(Exception):
     """Rolls a transaction back."""
 
 
-@pytest.mark.parametrize("seed", [random.randrange(10**6)])
+@pytest.mark.parametrize("seed", [random.randrange(10**6)], ids=["any seed"])
 async def test_readers_see_what_was_committed_once_in_one_order_that_time_agrees_with(
     database_url: str, seed: int
 ) -> None:

@@ -110,7 +110,7 @@ NO_FILTER = dict.fromkeys(("type_low", "type_high", "source", "key", "correlatio
         {"type_low": "new.type3", "type_high": "new.type3", "led_by": "type", "from_id": NEAR_THE_END},
         {"from_id": first_id_at(datetime.now(UTC)), "before_id": first_id_at(datetime.now(UTC) + timedelta(hours=1))},
     ],
-    ids=str,
+    ids=lambda filters: " ".join(filters) or "none",
 )
 def test_a_page_of_events_reads_about_as_many_rows_as_it_shows(
     full: psycopg.Connection, filters: dict[str, Any]
