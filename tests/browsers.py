@@ -1,17 +1,24 @@
 """A real browser for tests: Chromium, driven by Playwright, and what its pages complained about."""
 
+import fcntl
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
+import httpx2
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
-__all__ = ["Complaints", "browser", "page_of"]
+from tests.processes import ReflexProcess, free_port
+
+__all__ = ["Complaints", "browser", "page_of", "page_server"]
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 FLAGS: Final = (
@@ -46,6 +53,12 @@ class Complaints(list[str]):
             self.append(message.text)
 
 
+class PageServer(ReflexProcess):
+    """`python -m http.server`: pages of another site than the gateway's."""
+
+    program = (sys.executable,)
+
+
 @asynccontextmanager
 async def browser() -> AsyncGenerator[Browser]:
     expect.set_options(timeout=PATIENCE_MS)
@@ -69,15 +82,38 @@ async def page_of(browser: Browser, **options: Any) -> AsyncGenerator[tuple[Page
         await context.close()
 
 
+@asynccontextmanager
+async def page_server(page: Path, folder: Path) -> AsyncGenerator[str]:
+    """Serve the pages of a folder; the origin that they then have. `folder` is where the server writes its log."""
+    port = free_port()
+    arguments = ("-m", "http.server", "--bind", "127.0.0.1", "--directory", str(page), str(port))
+    server = PageServer(*arguments, folder=folder, env={}, name="page")
+    try:
+        async with httpx2.AsyncClient() as client:
+
+            async def answers() -> bool:
+                with suppress(httpx2.TransportError):
+                    return (await client.get(f"http://127.0.0.1:{port}/")).is_success
+                return False
+
+            await server.is_ready(answers)
+        yield f"http://localhost:{port}"
+    finally:
+        await server.close()
+
+
 @cache
 def chromium() -> str:
     """The browser's path. A fresh machine gets it installed; one that is somebody's own is left as it is."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in INSTALL:
-            subprocess.run(command, check=True, timeout=INSTALL_TIMEOUT_S, env=env, stdout=subprocess.DEVNULL)
-        found = shutil.which("chromium")
+    # Tests that run beside these wait, and find it.
+    with open(Path(tempfile.gettempdir()) / f"reflex-tests-chromium-{os.geteuid()}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = next(filter(None, map(shutil.which, NAMES)), None)
+        if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+            env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            for command in INSTALL:
+                subprocess.run(command, check=True, timeout=INSTALL_TIMEOUT_S, env=env, stdout=subprocess.DEVNULL)
+            found = shutil.which("chromium")
     if found is None:
         pytest.fail("there is no Chromium on the PATH: install it, as in `apt-get install chromium`", pytrace=False)
     return found

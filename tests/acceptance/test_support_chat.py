@@ -5,18 +5,17 @@ import re
 import shutil
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from playwright.async_api import Browser, Locator, Page, WebSocketRoute, expect
 from psycopg import AsyncConnection
 
 from reflex.core.database import connect
-from tests.browsers import Complaints, browser, page_of
+from tests.browsers import Complaints, browser, page_of, page_server
 from tests.processes import GatewayProcess, ReflexProcess, eventually, free_port, gateway, worker
 
 # A machine without Chromium installs it first.
@@ -28,12 +27,6 @@ ADDRESS = "ws://localhost:8000/ws"
 WHERE_IS_IT = "Where is my order A17?"
 ON_ITS_WAY = "Order A17: two blue mugs, left the warehouse this morning, will be with you tomorrow."
 BROKEN = "The teapot of order A18 is broken"
-
-
-class PageServer(ReflexProcess):
-    """`python -m http.server`, as the example's README has it."""
-
-    program = (sys.executable,)
 
 
 @dataclass(slots=True)
@@ -86,25 +79,6 @@ async def desk(shared_database_url: str, tmp_path_factory: pytest.TempPathFactor
         await connect(url, name="test") as conn,
     ):
         yield Desk(url, folder, port, page_url, running, launched, conn)
-
-
-@asynccontextmanager
-async def page_server(page: Path, folder: Path) -> AsyncGenerator[str]:
-    port = free_port()
-    arguments = ("-m", "http.server", "--bind", "127.0.0.1", "--directory", str(page), str(port))
-    server = PageServer(*arguments, folder=folder, env={}, name="page")
-    try:
-        async with httpx2.AsyncClient() as client:
-
-            async def answers() -> bool:
-                with suppress(httpx2.TransportError):
-                    return (await client.get(f"http://127.0.0.1:{port}/")).is_success
-                return False
-
-            await server.is_ready(answers)
-        yield f"http://localhost:{port}"
-    finally:
-        await server.close()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from reflex.gateway.live.event_source import EventSource
 from reflex.gateway.live.hub import Hub
 from reflex.gateway.live.progress_feed import ProgressFeed
 from reflex.gateway.live.sessions import Sessions
+from reflex.gateway.origins import for_browsers
 from reflex.gateway.problems import CatchAll, exception_handlers
 from reflex.gateway.publishing import Publisher
 from reflex.gateway.schemas import PayloadSchemas
@@ -81,7 +82,7 @@ def create_app(
             *asyncapi.routes,
             *docs_page.routes,
         ],
-        middleware=[Middleware(CatchAll)],
+        middleware=[*for_browsers(settings), Middleware(CatchAll)],
         exception_handlers=exception_handlers(),
         lifespan=lifespan,
     )

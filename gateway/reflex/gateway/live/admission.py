@@ -4,25 +4,13 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Final, NamedTuple
-from urllib.parse import urlsplit
+from typing import Final
 
-from reflex.core.errors import ConfigurationError
 from reflex.core.settings import Settings
 from reflex.gateway.live.closing import CloseCode
+from reflex.gateway.origins import allowed_origins, split_origin
 
 __all__ = ["Admission", "ConnectionRefused", "OriginRefused"]
-
-DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-ANY: Final = "*"
-
-
-class Origin(NamedTuple):
-    """A site, as browsers tell them apart."""
-
-    scheme: str
-    host: str
-    port: int
 
 
 class OriginRefused(Exception):
@@ -44,8 +32,7 @@ class Admission:
     """Counts the connections of one gateway."""
 
     def __init__(self, settings: Settings) -> None:
-        self._all_allowed = settings.allowed_origins.strip() == ANY
-        self._allowed = frozenset[Origin]() if self._all_allowed else allowed_origins(settings.allowed_origins)
+        self._allowed = allowed_origins(settings)
         self._most = settings.ws_max_connections
         self._most_per_address = settings.ws_max_per_address
         self._by_address: Counter[str] = Counter()
@@ -62,7 +49,7 @@ class Admission:
             OriginRefused: There is an Origin, and it is neither the host that was asked for nor allowed.
         """
         origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]
-        if not origins or self._all_allowed:
+        if not origins or self._allowed is None:
             return
         hosts = [value.decode("latin-1") for name, value in headers if name in (b"host", b":authority")]
         origin = split_origin(origins[0]) if len(origins) == 1 else None
@@ -99,33 +86,3 @@ class Admission:
             self._by_address[address] -= 1
             if not self._by_address[address]:
                 del self._by_address[address]
-
-
-def allowed_origins(setting: str) -> frozenset[Origin]:
-    """The sites of REFLEX_ALLOWED_ORIGINS.
-
-    Raises:
-        ConfigurationError: One of them is no origin.
-    """
-    origins: set[Origin] = set()
-    for text in filter(None, map(str.strip, setting.split(","))):
-        origin = split_origin(text)
-        if origin is None:
-            raise ConfigurationError(
-                f"REFLEX_ALLOWED_ORIGINS has {text!r}, which is no origin: one looks like https://shop.example or "
-                "http://localhost:3000, without a path; several have commas between them; * alone allows all"
-            )
-        origins.add(origin)
-    return frozenset(origins)
-
-
-def split_origin(text: str) -> Origin | None:
-    """None if it is no origin of a web page, as the `null` of a local file or a sandboxed frame is none."""
-    try:
-        parts = urlsplit(text.lower())
-        port = parts.port or DEFAULT_PORTS[parts.scheme]
-    except (ValueError, KeyError):
-        return None
-    if not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
-        return None
-    return Origin(parts.scheme, parts.hostname, port)
