@@ -12,14 +12,17 @@ from starlette.routing import Route
 from reflex.core.database import open_pool
 from reflex.core.settings import Settings
 from reflex.gateway import asyncapi, dead_letter_routes, docs_page, health, openapi, reading
+from reflex.gateway.access import Access
 from reflex.gateway.group_commit import EventStore, GroupCommit
 from reflex.gateway.ingest import Ingest
+from reflex.gateway.keyring import Keyring
 from reflex.gateway.live import websocket
 from reflex.gateway.live.admission import Admission
 from reflex.gateway.live.event_source import EventSource
 from reflex.gateway.live.hub import Hub
 from reflex.gateway.live.progress_feed import ProgressFeed
 from reflex.gateway.live.sessions import Sessions
+from reflex.gateway.operations import OPERATIONS
 from reflex.gateway.origins import for_browsers
 from reflex.gateway.problems import CatchAll, exception_handlers
 from reflex.gateway.publishing import Publisher
@@ -42,9 +45,12 @@ def create_app(
         stopping: Set when the server stops: WebSockets and streams, which would stay open for ever, are then ended.
 
     Raises:
-        ConfigurationError: There is neither a database nor a store.
+        ConfigurationError: There is neither a database nor a store; or API keys are wanted, which are in a database.
     """
     commits = None
+    access = Access(settings)
+    if access.wants_keys:
+        settings.require_database_url()
     if store is None:
         url = settings.require_database_url()
         commits = store = GroupCommit(url, max_buffered_events=settings.max_buffered_events)
@@ -60,6 +66,8 @@ def create_app(
                 app.state.pool = pool
                 await pool.open(wait=False)
                 stack.push_async_callback(pool.close)
+                if access.wants_keys:
+                    app.state.keyring = await stack.enter_async_context(Keyring(pool))
                 hub = await stack.enter_async_context(Hub(settings.database_url, pool, stopping=stopping))
                 app.state.hub = hub
                 app.state.progress = await stack.enter_async_context(ProgressFeed(settings.database_url))
@@ -70,18 +78,19 @@ def create_app(
             await schemas.wait_for_first_load(FIRST_LOAD_S)
             yield
 
+    routes = [
+        Route("/events", Ingest(settings, publisher), methods=["POST"], name="publish"),
+        *websocket.routes(websocket.WebSocket(settings, access, admission, publisher)),
+        Route("/events/stream", EventSource(settings, admission), methods=["GET"]),
+        *reading.routes,
+        *dead_letter_routes.routes,
+        *health.routes,
+        *openapi.routes,
+        *asyncapi.routes,
+        *docs_page.routes,
+    ]
     app = Starlette(
-        routes=[
-            Route("/events", Ingest(settings, publisher), methods=["POST"], name="publish"),
-            *websocket.routes(websocket.WebSocket(settings, admission, publisher)),
-            Route("/events/stream", EventSource(settings, admission), methods=["GET"]),
-            *reading.routes,
-            *dead_letter_routes.routes,
-            *health.routes,
-            *openapi.routes,
-            *asyncapi.routes,
-            *docs_page.routes,
-        ],
+        routes=access.guard(routes, {(operation.method, operation.path): operation.scopes for operation in OPERATIONS}),
         middleware=[*for_browsers(settings), Middleware(CatchAll)],
         exception_handlers=exception_handlers(),
         lifespan=lifespan,

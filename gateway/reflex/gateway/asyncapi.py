@@ -11,10 +11,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from reflex.core.progress import Progress
+from reflex.gateway.access import PROTOCOL, PROTOCOL_KEY
 from reflex.gateway.answers import json_answer
 from reflex.gateway.live.closing import CLOSINGS
 from reflex.gateway.live.frames import CLIENT_FRAMES, QUERY, SERVER_FRAMES, Frame
-from reflex.gateway.openapi import PROBLEM, PlainSchema
+from reflex.gateway.openapi import API_KEY, PROBLEM, PlainSchema
 from reflex.gateway.publishing_schema import COMPONENTS
 
 __all__ = ["asyncapi_document", "routes"]
@@ -42,6 +43,14 @@ STORED_EVENT: Final[dict[str, Any]] = {
     },
 }
 STORED_EVENT["required"] = list(STORED_EVENT["properties"])
+# A page cannot set headers on a WebSocket. The security schemes are those of the handshake.
+SUBPROTOCOL: Final = {
+    "type": "httpApiKey",
+    "name": "Sec-WebSocket-Protocol",
+    "in": "header",
+    "description": f"For browsers: the subprotocols `{PROTOCOL}` and `{PROTOCOL_KEY}<API key>`; the gateway answers "
+    f"with `{PROTOCOL}`.",
+}
 LINE: Final = {
     "name": "line",
     "title": "line",
@@ -94,6 +103,10 @@ def asyncapi_document() -> dict[str, Any]:
                 "host": "{host}",
                 "protocol": "ws",
                 "description": "The gateway; wss behind a proxy that speaks TLS.",
+                "security": [
+                    {"$ref": "#/components/securitySchemes/header"},
+                    {"$ref": "#/components/securitySchemes/subprotocol"},
+                ],
                 "variables": {"host": {"default": "127.0.0.1:8000", "description": "REFLEX_HOST and REFLEX_PORT."}},
             }
         },
@@ -108,6 +121,7 @@ def asyncapi_document() -> dict[str, Any]:
         },
         "operations": operations,
         "components": {
+            "securitySchemes": {"header": API_KEY, "subprotocol": SUBPROTOCOL},
             "schemas": {
                 "NewEvent": COMPONENTS["NewEvent"],
                 "Event": STORED_EVENT,
@@ -156,7 +170,13 @@ def describe_operation(frame: Frame) -> dict[str, Any]:
         "summary": frame.summary,
         "messages": [{"$ref": f"#/channels/ws/messages/{frame.op}"}],
         "reply": replies((*frame.answers, "error")),
-    }
+    } | needed_key(frame)
+
+
+def needed_key(frame: Frame) -> dict[str, str]:
+    """AsyncAPI has no place for the scopes of a key."""
+    scopes = " or ".join(f"`{scope}`" for scope in frame.scopes)
+    return {"description": f"Where API keys are wanted, the key needs the scope {scopes}."} if scopes else {}
 
 
 def replies(ops: tuple[str, ...]) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def section(operation: Operation, url: str) -> str:
         f"<h3>{method} <code>{breakable(operation.path)}</code></h3>",
         f"<p class=summary>{prose(operation.summary)}</p>",
         f"<p>{prose(operation.description)}</p>" if operation.description else "",
+        f"<p>{prose(needed_key(operation))}</p>" if operation.scopes else "",
     ]
     asked = [(parameter, "path") for parameter in [operation.place] if parameter]
     asked += [(parameter, "query") for parameter in operation.parameters]
@@ -75,6 +76,11 @@ def section(operation: Operation, url: str) -> str:
         parts.append(f"<h4>Example</h4><pre><code>curl {escape(command)}</code></pre>")
     parts.append(answer_list(operation))
     return f"<section id='{operation.name}'>{''.join(parts)}</section>"
+
+
+def needed_key(operation: Operation) -> str:
+    scopes = " or ".join(f"`{scope}`" for scope in operation.scopes)
+    return f"Where API keys are wanted, the key needs the scope {scopes}."
 
 
 def table(title: str, rows: Iterable[tuple[str, str, str]]) -> str:
@@ -146,9 +152,9 @@ def answer_list(operation: Operation) -> str:
             detail = example(answer.example) + detail
         verdict = "good" if answer.status < 300 else "bad"
         rows += f"<li><b class={verdict}>{answer.status}</b> <div>{prose(answer.description)}{detail}</div></li>"
-    for status, when in sorted(operation.problems.items()):
+    for status, when in sorted(operation.refusals.items()):
         if status not in (answer.status for answer in operation.answers):
-            rows += f"<li><b class=bad>{status}</b> <div>{prose(when)}</div></li>"
+            rows += f"<li><b class=bad>{int(status)}</b> <div>{prose(when)}</div></li>"
     return f"<h4>Answers</h4><ul class=answers>{rows}</ul>"
 
 

@@ -2,11 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from http import HTTPStatus
+from typing import Any, Final, Literal
 
+from reflex.core.api_keys import KeyScope
 from reflex.gateway.query import Parameter
 
 __all__ = ["Answer", "Body", "Operation"]
+
+# Of a gateway with REFLEX_ACCESS=keys.
+NEEDS_KEY: Final[Mapping[int, str]] = {
+    401: "Where API keys are wanted: no valid one came with the request.",
+    403: "Where API keys are wanted: the key has not the scope.",
+    503: "The database does not answer, so it is not known whether the API key is valid.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +38,17 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method on one path. `problems` are the statuses it answers with a problem document, and when."""
+    """One method on one path. `problems` are the statuses it answers with a problem document, and when.
+
+    `scopes`: where API keys are wanted, it needs one that has one of these; without any it is open to everybody.
+    """
 
     method: Literal["GET", "POST", "DELETE"]
     path: str
     name: str
     group: str
     summary: str
+    scopes: tuple[KeyScope, ...]
     answers: tuple[Answer, ...]
     description: str = ""
     place: Parameter | None = None
@@ -44,3 +57,13 @@ class Operation:
     body: Body | None = None
     problems: Mapping[int, str] = field(default_factory=dict[int, str])
     curl: str = ""
+
+    @property
+    def refusals(self) -> dict[int, str]:
+        """`problems`, and those of every operation that needs a key."""
+        if not self.scopes:
+            return dict(self.problems)
+        refusals = {**NEEDS_KEY, **self.problems}
+        if HTTPStatus.FORBIDDEN in self.problems:
+            refusals[HTTPStatus.FORBIDDEN] += f" Or: {NEEDS_KEY[HTTPStatus.FORBIDDEN]}"
+        return refusals

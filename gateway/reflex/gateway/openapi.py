@@ -19,7 +19,15 @@ from reflex.gateway.problems import MEDIA_TYPE
 from reflex.gateway.publishing_schema import COMPONENTS
 from reflex.gateway.query import Parameter
 
-__all__ = ["document", "routes"]
+__all__ = ["API_KEY", "PROBLEM", "PlainSchema", "document", "routes", "schema_of"]
+
+API_KEY: Final[dict[str, Any]] = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "rfx_<id>_<random>",
+    "description": "An API key, as `reflex keys create` prints it; each operation names the scope that it needs. Only "
+    "a gateway with `REFLEX_ACCESS=keys` asks for one.",
+}
 
 PROBLEM: Final[dict[str, Any]] = {
     "type": "object",
@@ -84,7 +92,10 @@ def document() -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "tags": [{"name": group} for group in dict.fromkeys(operation.group for operation in OPERATIONS)],
         "paths": paths,
-        "components": {"schemas": {**COMPONENTS, **defined.get("$defs", {}), "Problem": PROBLEM}},
+        "components": {
+            "securitySchemes": {"apiKey": API_KEY},
+            "schemas": {**COMPONENTS, **defined.get("$defs", {}), "Problem": PROBLEM},
+        },
     }
 
 
@@ -94,8 +105,8 @@ def describe(operation: Operation) -> dict[str, Any]:
     if operation.place:
         parameters.insert(0, describe_parameter(operation.place, "path"))
     responses = {str(answer.status): describe_answer(answer) for answer in operation.answers}
-    for status, when in sorted(operation.problems.items()):
-        responses[str(status)] = describe_problem(when, retry=status == HTTPStatus.SERVICE_UNAVAILABLE)
+    for status, when in sorted(operation.refusals.items()):
+        responses[str(int(status))] = describe_problem(when, retry=status == HTTPStatus.SERVICE_UNAVAILABLE)
     responses["default"] = describe_problem("Anything else that goes wrong.", retry=False)
     described: dict[str, Any] = {"operationId": operation.name, "tags": [operation.group], "summary": operation.summary}
     if operation.description:
@@ -104,6 +115,8 @@ def describe(operation: Operation) -> dict[str, Any]:
         described["parameters"] = parameters
     if operation.body:
         described["requestBody"] = describe_body(operation.body)
+    if operation.scopes:  # one of them is enough
+        described["security"] = [{"apiKey": [scope.value]} for scope in operation.scopes]
     return {**described, "responses": responses}
 
 

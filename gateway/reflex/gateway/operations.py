@@ -4,10 +4,11 @@ routes of the app and with real answers."""
 from typing import Final
 
 from reflex.core import rows
+from reflex.core.api_keys import KeyScope
 from reflex.gateway import dead_letter_routes, example_answers, health, reading
 from reflex.gateway.ingest import WAIT
 from reflex.gateway.interface import Answer, Body, Operation
-from reflex.gateway.live import event_source, waiting
+from reflex.gateway.live import event_source, waiting, websocket
 from reflex.gateway.publishing_schema import BATCH_ANSWER, EVENT, EVENT_ANSWER
 from reflex.gateway.query import Parameter
 
@@ -26,6 +27,10 @@ NO_EVENT: Final = {404: "There is no such event."}
 NO_LETTER: Final = {404: "It is no dead letter, or none any more."}
 CROSS_SITE: Final = {403: "A browser sent it for a page of another site."}
 JSON: Final = "application/json"
+OPEN: Final = ()
+PUBLISH: Final = (KeyScope.PUBLISH,)
+READ: Final = (KeyScope.READ,)
+OPERATE: Final = (KeyScope.OPERATE,)
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
@@ -34,6 +39,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="publishEvents",
         group="Publish",
         summary="Append an event, or a batch of them.",
+        scopes=PUBLISH,
         description=(
             "One JSON object, a JSON array of them, or one object a line (`application/x-ndjson`). The answer comes "
             "after the commit that holds the events and their deliveries. A batch is stored as a whole or not at all. "
@@ -83,6 +89,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="webSocket",
         group="Publish",
         summary="A WebSocket: publish and get replies, follow the log, or type lines by hand.",
+        scopes=websocket.NEEDED,
         description="Its frames are described by `/asyncapi.json`. A page of another site is refused with 403.",
         answers=(),
         problems={426: "The request does not ask for a WebSocket."},
@@ -94,6 +101,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="listEvents",
         group="Read",
         summary="The log, newest first.",
+        scopes=READ,
         description=(
             "Filters combine. `since` and `until` go by when the gateway took the event, which is the order of the "
             "log, not by the sender's `time`."
@@ -109,6 +117,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="streamEvents",
         group="Read",
         summary="The log as it grows, as server-sent events.",
+        scopes=READ,
         description=(
             "For a browser's `EventSource`, and for anything that reads lines. Each event's `id` is its cursor: who "
             "connects again with `Last-Event-ID`, as a browser does by itself, or with `after`, misses nothing and "
@@ -131,6 +140,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="getEvent",
         group="Read",
         summary="One event: its deliveries, every run, and the events these published.",
+        scopes=READ,
         place=EVENT_ID,
         answers=(Answer(200, "The event.", rows.EventDetail, example_answers.EVENT),),
         problems={**NO_EVENT, **READS},
@@ -142,6 +152,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="listEventTypes",
         group="Read",
         summary="The types that apps registered, with their JSON Schemas, and types whose events no trigger matched.",
+        scopes=READ,
         answers=(Answer(200, "The types.", reading.EventTypeList),),
         problems=READS,
         curl="{url}/event-types",
@@ -152,6 +163,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="listTriggers",
         group="Read",
         summary="The triggers: what they match, their backlog, and how many live workers serve them.",
+        scopes=READ,
         answers=(Answer(200, "The triggers.", reading.TriggerList),),
         problems=READS,
         curl="{url}/triggers",
@@ -162,6 +174,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="listSchedules",
         group="Read",
         summary="The schedules: when each fires next, its last event, and how often it fired and was skipped.",
+        scopes=READ,
         answers=(Answer(200, "The schedules.", reading.ScheduleList),),
         problems=READS,
         curl="{url}/schedules",
@@ -172,6 +185,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="listDeadLetters",
         group="Dead letters",
         summary="Deliveries that will not be tried again by themselves, the latest first.",
+        scopes=READ,
         parameters=dead_letter_routes.LIST_PARAMETERS,
         answers=(Answer(200, "A page of dead letters.", dead_letter_routes.DeadLetterList),),
         problems=READS,
@@ -183,6 +197,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="getDeadLetter",
         group="Dead letters",
         summary="One dead letter: its event, its error and every run.",
+        scopes=READ,
         place=DELIVERY_ID,
         answers=(Answer(200, "The dead letter.", rows.DeadLetterDetail),),
         problems={**NO_LETTER, **READS},
@@ -194,6 +209,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="retryDeadLetter",
         group="Dead letters",
         summary="Give one dead letter a new set of attempts.",
+        scopes=OPERATE,
         description="Of two who ask at once one gets 200 and the other 404.",
         place=DELIVERY_ID,
         answers=(Answer(200, "It is pending again.", dead_letter_routes.Retried),),
@@ -206,6 +222,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="retryDeadLetters",
         group="Dead letters",
         summary="Retry all that a filter means.",
+        scopes=OPERATE,
         description="Those that are dead when the request arrives. What dies again meanwhile is left alone.",
         body=Body("At least one filter, or `all`.", dead_letter_routes.CHANGE_PARAMETERS),
         answers=(Answer(200, "How many.", dead_letter_routes.RetriedLetters, example_answers.RETRIED),),
@@ -224,6 +241,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="purgeDeadLetter",
         group="Dead letters",
         summary="Give up on one dead letter for good.",
+        scopes=OPERATE,
         description="Its event stays and shows the delivery as cancelled.",
         place=DELIVERY_ID,
         answers=(Answer(200, "It is cancelled.", dead_letter_routes.Purged),),
@@ -236,6 +254,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="purgeDeadLetters",
         group="Dead letters",
         summary="Purge all that a filter means.",
+        scopes=OPERATE,
         parameters=dead_letter_routes.CHANGE_PARAMETERS,
         answers=(Answer(200, "How many.", dead_letter_routes.PurgedLetters),),
         problems={**CROSS_SITE, **READS},
@@ -247,6 +266,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="health",
         group="Operate",
         summary="Is the process alive? The database is not asked.",
+        scopes=OPEN,
         answers=(Answer(200, "It is.", health.Alive),),
         curl="{url}/health",
     ),
@@ -256,6 +276,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="detailedHealth",
         group="Operate",
         summary="Is the system well? The database's latency, the queue, the workers, and what is wrong.",
+        scopes=READ,
         description="Answers within about two seconds, whatever the database does.",
         answers=(
             Answer(200, "`ok`, or `degraded` with the `problems`.", health.Health, example_answers.HEALTH),
@@ -270,6 +291,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="openapi",
         group="Operate",
         summary="This interface as an OpenAPI 3.1 document.",
+        scopes=OPEN,
         answers=(Answer(200, "The document.", "openapi"),),
         curl="{url}/openapi.json",
     ),
@@ -279,6 +301,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="asyncapi",
         group="Operate",
         summary="The frames of the WebSocket as an AsyncAPI 3.0 document.",
+        scopes=OPEN,
         answers=(Answer(200, "The document.", "openapi"),),
         curl="{url}/asyncapi.json",
     ),
@@ -288,6 +311,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         name="docs",
         group="Operate",
         summary="This interface as a page to read.",
+        scopes=OPEN,
         answers=(Answer(200, "The page.", "html"),),
         curl="{url}/docs",
     ),

@@ -23,6 +23,7 @@ __all__ = [
     "BatchRejected",
     "CatchAll",
     "RequestRefused",
+    "answer_to",
     "describe_error",
     "exception_handlers",
     "problem",
@@ -52,6 +53,8 @@ TITLES: Final = {
     "saturated": "The gateway is busy; nothing was stored",
     "database_unavailable": "The database does not answer",
     "stopping": "The gateway is stopping",
+    "key_refused": "No valid API key came with the request",
+    "scope_missing": "The API key may not do this",
 }
 RETRY_LATER: Final = {"retry-after": "1"}
 SHOWN_LENGTH: Final = 500
@@ -132,6 +135,11 @@ def exception_handlers() -> dict[Any, ExceptionHandler]:
 
 async def on_reflex_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ReflexError)
+    return answer_to(error)
+
+
+def answer_to(error: ReflexError) -> Response:
+    """An error that Reflex raised, as HTTP. Raises it again if it is none that a client can be told."""
     document = describe_error(error)
     headers = RETRY_LATER if document["status"] == HTTPStatus.SERVICE_UNAVAILABLE else None
     if isinstance(error, Saturated):

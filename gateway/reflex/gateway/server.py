@@ -196,7 +196,8 @@ async def _serve(settings: Settings, sock: socket.socket) -> None:
         loop.add_signal_handler(each, on_signal, each)
     host, port = sock.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    log.info("gateway listening", url=url, database=describe(settings.require_database_url()))
+    database = describe(settings.require_database_url())
+    log.info("gateway listening", url=url, database=database, access=settings.access)
     allow_connections(settings.ws_max_connections)
     app = create_app(settings, stopping=stop)
     await serve_until(stop, app, sock, settings, grace_s=settings.drain_grace_s)

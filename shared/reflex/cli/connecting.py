@@ -1,16 +1,20 @@
 """The connection of a command that looks into the database, and what is said when there is none to be had."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
 
 from reflex.core.database import connect, describe
 from reflex.core.errors import ConfigurationError, DatabaseUnavailable
+from reflex.core.settings import load_settings
 
-__all__ = ["connected"]
+__all__ = ["connected", "run_connected"]
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -28,3 +32,14 @@ async def connected(url: str, *, name: str) -> AsyncGenerator[AsyncConnection[An
         raise ConfigurationError(f"{describe(url)} has no Reflex schema yet: run `reflex migrate` first") from None
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"cannot reach PostgreSQL at {describe(url)}: {error}") from error
+
+
+def run_connected(action: Callable[[AsyncConnection[Any]], Awaitable[T]], *, name: str) -> T:
+    """Do it on a connection to DATABASE_URL. Raises as `connected` does."""
+    url = load_settings().require_database_url()
+
+    async def act() -> T:
+        async with connected(url, name=name) as conn:
+            return await action(conn)
+
+    return asyncio.run(act())

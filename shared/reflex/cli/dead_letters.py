@@ -1,6 +1,5 @@
 """`reflex dead-letters`: look at what died, give it another set of attempts, or give up on it."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -149,14 +148,6 @@ def moment(text: str | None, name: str) -> datetime | None:
 
 
 def run(action: "Callable[[AsyncConnection[Any]], Awaitable[T]]") -> T:
-    """Do it on a connection to DATABASE_URL."""
-    from reflex.cli.connecting import connected
-    from reflex.core.settings import load_settings
+    from reflex.cli.connecting import run_connected
 
-    url = load_settings().require_database_url()
-
-    async def act() -> T:
-        async with connected(url, name="reflex dead-letters") as conn:
-            return await action(conn)
-
-    return asyncio.run(act())
+    return run_connected(action, name="reflex dead-letters")

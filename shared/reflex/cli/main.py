@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reflex.cli import dead_letters
+from reflex.cli import dead_letters, keys
 from reflex.core.errors import CONFIGURATION_EXIT_CODE, ConfigurationError, ReflexError
 
 __all__ = ["app", "main"]
@@ -25,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(keys.app, name="keys")
 
 DISTRIBUTIONS = {
     "reflex.gateway": "reflex-fleet-gateway",
@@ -135,12 +136,17 @@ def send(
     url: GatewayUrl = None,
     json: Json = False,
 ) -> None:
-    """Send one event to a gateway."""
+    """Send one event to a gateway. One that wants an API key gets the one in REFLEX_API_KEY.
+
+    The key has no option: other people on the machine can read what a program was started with.
+    """
     from reflex.cli.sending import send_event
     from reflex.core.settings import load_settings
 
+    settings = load_settings()
     fields = {"type": type, "source": source, "key": key, "id": id, "delay": delay}
-    send_event(url or f"http://127.0.0.1:{load_settings().port}", fields, payload, wait_s=wait, as_json=json)
+    gateway = url or f"http://127.0.0.1:{settings.port}"
+    send_event(gateway, fields, payload, api_key=settings.api_key, wait_s=wait, as_json=json)
 
 
 @app.command()
@@ -156,14 +162,19 @@ def tail(
     url: GatewayUrl = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with the cursor.")] = False,
 ) -> None:
-    """Watch events as they are stored. Ctrl-C stops, and says how to go on from there."""
+    """Watch events as they are stored. Ctrl-C stops, and says how to go on from there.
+
+    A gateway that wants an API key gets the one in REFLEX_API_KEY. It has no option: other people on the machine can
+    read what a program was started with.
+    """
     from reflex.cli.tailing import Tail
     from reflex.core.settings import load_settings
 
     given = {"type": ",".join(types or ()), "source": source, "key": key, "correlation_id": correlation_id}
     filters = {name: value for name, value in given.items() if value}
-    gateway = url or f"http://127.0.0.1:{load_settings().port}"
-    Tail(gateway, filters, after=after, as_json=json).follow(count=count)
+    settings = load_settings()
+    gateway = url or f"http://127.0.0.1:{settings.port}"
+    Tail(gateway, filters, api_key=settings.api_key, after=after, as_json=json).follow(count=count)
 
 
 @app.command()

@@ -6,20 +6,29 @@ from typing import Any, Final
 
 import orjson
 import typer
+from pydantic import SecretStr
 
-from reflex.core.errors import EventRejected, ReflexError
+from reflex.core.api_keys import key_id_of
+from reflex.core.errors import ConfigurationError, EventRejected, ReflexError
 
-__all__ = ["explain", "send_event"]
+__all__ = ["authorization", "explain", "send_event"]
 
 ANSWER_S: Final = 30.0
 
 
 def send_event(
-    gateway: str, fields: dict[str, Any], payload: str, *, wait_s: float | None = None, as_json: bool
+    gateway: str,
+    fields: dict[str, Any],
+    payload: str,
+    *,
+    api_key: SecretStr | None = None,
+    wait_s: float | None = None,
+    as_json: bool,
 ) -> None:
     """Send, and print the id or what was wrong. With `wait_s`, print what its deliveries came to, too.
 
     Raises:
+        ConfigurationError: The API key is none.
         ReflexError: The gateway is not there, or refuses the event.
     """
     import httpx2
@@ -41,6 +50,7 @@ def send_event(
             f"{gateway.rstrip('/')}/events",
             params={} if wait_s is None else {"wait": f"{wait_s:g}"},
             json=body,
+            headers=authorization(api_key),
             timeout=ANSWER_S + (wait_s or 0),
         )
     except httpx2.HTTPError as error:
@@ -79,3 +89,19 @@ def explain(content: bytes) -> str:
         return "; ".join([problem.get("detail") or problem["title"], *fields])
     except (orjson.JSONDecodeError, KeyError, AttributeError, TypeError):
         return content[:200].decode("utf-8", "replace")
+
+
+def authorization(api_key: SecretStr | None) -> dict[str, str]:
+    """The header that a gateway wants.
+
+    Raises:
+        ConfigurationError: It is no API key. The sentence does not repeat it: most of it may be a secret.
+    """
+    if api_key is None:
+        return {}
+    secret = api_key.get_secret_value().strip()
+    if key_id_of(secret) is None:
+        raise ConfigurationError(
+            "REFLEX_API_KEY is no API key; one is rfx_ and 41 characters more, as `reflex keys create` prints it"
+        )
+    return {"authorization": f"Bearer {secret}"}

@@ -8,8 +8,9 @@ import httpx2
 import orjson
 import typer
 from httpx2 import ServerSentEvent
+from pydantic import SecretStr
 
-from reflex.cli.sending import explain
+from reflex.cli.sending import authorization, explain
 from reflex.core.errors import ReflexError
 
 __all__ = ["Tail"]
@@ -28,14 +29,23 @@ class Tail:
         after: Where to begin; None means now.
     """
 
-    def __init__(self, gateway: str, filters: dict[str, str], *, after: str | None, as_json: bool) -> None:
+    def __init__(
+        self,
+        gateway: str,
+        filters: dict[str, str],
+        *,
+        api_key: SecretStr | None = None,
+        after: str | None,
+        as_json: bool,
+    ) -> None:
         self._url = f"{gateway.rstrip('/')}/events/stream"
         self._gateway = gateway
         self._filters = filters
         self._cursor = after
         self._as_json = as_json
         self._connected = False
-        self._client = httpx2.Client(timeout=httpx2.Timeout(SILENCE_S, connect=CONNECT_S))
+        timeout = httpx2.Timeout(SILENCE_S, connect=CONNECT_S)
+        self._client = httpx2.Client(timeout=timeout, headers=authorization(api_key))
 
     def follow(self, *, count: int | None = None) -> None:
         """Print events until Ctrl-C, or until there were `count` of them.

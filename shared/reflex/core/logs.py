@@ -10,6 +10,7 @@ from typing import Any, Literal, TextIO, cast
 import orjson
 import structlog
 from opentelemetry import trace
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, WrappedLogger
 
 __all__ = ["configure_logs", "run_fields"]
@@ -78,10 +79,18 @@ def configure_logs(
         structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if pretty else "iso", utc=not pretty),
         add_trace_ids,
     ]
+    # Tracebacks without the values of variables, which structlog shows by itself: some of them are secrets.
     if pretty:
-        last: list[Any] = [structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=32)]
+        last: list[Any] = [
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(),
+                pad_event_to=32,
+                exception_formatter=structlog.dev.RichTracebackFormatter(show_locals=False),
+            )
+        ]
     else:
-        last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(serializer=to_json)]
+        tracebacks = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+        last = [tracebacks, structlog.processors.JSONRenderer(serializer=to_json)]
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *last],

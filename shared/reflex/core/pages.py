@@ -4,6 +4,7 @@ import binascii
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar, Final, Generic, TypeVar
@@ -11,7 +12,16 @@ from uuid import UUID
 
 from reflex.core.errors import EventRejected
 
-__all__ = ["DEFAULT_LIMIT", "MAX_LIMIT", "Page", "QueryRejected", "check_limit", "first_id_at", "parse_moment"]
+__all__ = [
+    "DEFAULT_LIMIT",
+    "MAX_LIMIT",
+    "Page",
+    "QueryRejected",
+    "check_limit",
+    "first_id_at",
+    "parse_duration",
+    "parse_moment",
+]
 
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 500
@@ -76,6 +86,18 @@ def first_id_at(moment: datetime) -> UUID:
     """The least id that could have been made at that moment: ids are UUIDv7 and begin with their milliseconds."""
     milliseconds = int(moment.timestamp() * 1000)
     return UUID(int=min(max(milliseconds, 0), 2**48 - 1) << 80)
+
+
+def parse_duration(text: str, *, field: str) -> timedelta:
+    """A duration as people write it, as in `15m`, `2h`, `7d`.
+
+    Raises:
+        QueryRejected: It is none, or longer than the calendar.
+    """
+    if found := AGO.fullmatch(text):
+        with suppress(OverflowError):
+            return timedelta(**{UNITS[found[2]]: int(found[1])})
+    raise QueryRejected(f"{text[:80]!r} is no duration; write 15m, 2h or 90d", field=field)
 
 
 def parse_moment(text: str, *, field: str, now: datetime | None = None) -> datetime:

@@ -270,3 +270,17 @@ sa.Table(
     sa.CheckConstraint("missed IN ('once', 'skip', 'all')", name="missed"),
     sa.CheckConstraint("overlap IN ('allow', 'skip')", name="overlap"),
 )
+sa.Table(
+    "api_key",
+    metadata,
+    key("key_id", TYPE),
+    needed("digest", sa.LargeBinary),
+    needed("name", sa.Text),
+    needed("scopes", ARRAY(sa.Text)),
+    needed("created_at", AT, default=NOW),
+    optional("expires_at", AT),
+    optional("revoked_at", AT),
+    optional("last_used_at", AT),
+    sa.CheckConstraint("octet_length(digest) = 32", name="digest"),
+    sa.CheckConstraint("cardinality(scopes) > 0 AND scopes <@ ARRAY['publish', 'read', 'operate']", name="scopes"),
+)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from dotenv import load_dotenv
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from reflex.core.errors import ConfigurationError
@@ -27,6 +27,9 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    # who may use the gateway, and what `reflex send` and `reflex tail` show it
+    access: Literal["open", "keys"] = "open"
+    api_key: SecretStr | None = None
     unknown_types: Literal["accept", "reject"] = "accept"
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     max_payload_bytes: int = Field(default=1024 * 1024, ge=1024)

@@ -24,6 +24,7 @@ class CloseCode(IntEnum):
     TOO_MANY_ERRORS = 4009
     TOO_MANY_CONNECTIONS = 4029
     BAD_QUERY = 4400
+    KEY_ENDED = 4401
 
 
 class Closing(NamedTuple):
@@ -37,6 +38,7 @@ class Closing(NamedTuple):
 OUTBOX_REASONS: Final[Mapping[str, tuple[CloseCode, str]]] = {
     "slow": (CloseCode.TOO_SLOW, "events come faster than they are read; connect again and resume after the cursors"),
     "stopping": (CloseCode.STOPPING, "the gateway stops; connect again"),
+    "key_ended": (CloseCode.KEY_ENDED, "the API key is not valid any more: it has expired, or was revoked"),
     "lost": (CloseCode.FAILED, "the log was dropped or restored, so events are missing; connect again"),
     "saturated": (CloseCode.FULL, "too many clients read old events; try again later"),
     "database_unavailable": (CloseCode.FULL, "the log cannot be read now; try again later"),
@@ -79,5 +81,8 @@ CLOSINGS: Final[Mapping[CloseCode, Closing]] = {
     ),
     CloseCode.BAD_QUERY: Closing(
         "A parameter of the address makes no sense; the reason names it.", "Correct it, or leave it out."
+    ),
+    CloseCode.KEY_ENDED: Closing(
+        "The API key that the client connected with has expired or was revoked.", "Connect again with another key."
     ),
 }

@@ -27,6 +27,7 @@ from reflex.core.log_filter import LogFilter
 from reflex.core.log_reading import LoggedEvent, tail_log
 from reflex.core.replies import REPLY_TYPE
 from reflex.core.settings import Settings
+from reflex.gateway.access import KEY_ENDED, OPEN, Grant
 from reflex.gateway.live.closing import OUTBOX_REASONS, CloseCode
 from reflex.gateway.live.filters import read_filter
 from reflex.gateway.live.hub import Hub
@@ -34,6 +35,7 @@ from reflex.gateway.live.outbox import SLOW, Outbox, OutboxClosed
 from reflex.gateway.live.progress_feed import ProgressFeed
 from reflex.gateway.live.protocol import (
     PROTOCOL,
+    SCOPES,
     FrameRejected,
     Line,
     Operation,
@@ -78,12 +80,13 @@ class Services:
 
 class Opening(NamedTuple):
     """How a client opened: its session, where its replies go on (None: from now on), whether it has published before,
-    and what its lines are about."""
+    what its lines are about, and what it may do."""
 
     session: Session
     after: Cursor | None = None
     is_known: bool = False
     key: str | None = None
+    grant: Grant = OPEN
 
 
 class Conversation:
@@ -98,6 +101,7 @@ class Conversation:
         self._source = f"ws:{opening.session.id}"
         self._key = opening.key or opening.session.id
         self._is_known = opening.is_known
+        self._grant = opening.grant
         self._receive = receive
         self._send = send
         self._receipts = receipts
@@ -126,6 +130,7 @@ class Conversation:
         async with AsyncExitStack() as stack:
             hub = self._services.hub
             await stack.enter_async_context(hub.subscription(self._replies))
+            stack.enter_context(self._grant.lasting(lambda: self._outbox.close(KEY_ENDED)))
             stack.enter_context(self._services.sessions.watched(self._session.id, self._position))
             welcome = frame(
                 "welcome",
@@ -186,6 +191,7 @@ class Conversation:
     async def _do(self, operation: Operation) -> None:
         id = None if isinstance(operation, Line) else operation.id
         try:
+            self._grant.check(SCOPES.get(type(operation), ()))
             match operation:
                 case Line(content):
                     about = {"key": self._key, "correlation_id": self._key, "source": self._source}

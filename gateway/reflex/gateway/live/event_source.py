@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from reflex.core.cursors import Cursor
 from reflex.core.log_reading import LoggedEvent
 from reflex.core.settings import Settings
+from reflex.gateway.access import KEY_ENDED, grant_of
 from reflex.gateway.live.admission import Admission, ConnectionRefused
 from reflex.gateway.live.filters import read_filter
 from reflex.gateway.live.hub import Hub, hub_of
@@ -66,7 +67,7 @@ class EventSource:
         hub = hub_of(request.app)
         address = request.client.host if request.client else ""
         try:
-            with self._admission.place(address):
+            with self._admission.place(address), grant_of(scope).lasting(lambda: outbox.close(KEY_ENDED)):
                 async with hub.subscription(subscription, field=field):
                     frames = self._frames(hub, subscription)
                     response = EventSourceResponse(frames, ping=0, sep="\n", send_timeout=SEND_TIMEOUT_S)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from reflex.core.api_keys import KeyScope
 from reflex.core.envelope import MAX_LENGTH
 from reflex.core.events import MAX_TYPE_LENGTH, TYPE_PATTERN
 
@@ -31,13 +32,15 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One kind of frame, by its `op`. `answers` are the ops that the gateway answers an operation with."""
+    """One kind of frame, by its `op`. `answers` are the ops that the gateway answers an operation with, `scopes` those
+    of which an API key needs one."""
 
     op: str
     summary: str
     fields: tuple[Field, ...]
     example: Mapping[str, Any]
     answers: tuple[str, ...] = ()
+    scopes: tuple[KeyScope, ...] = ()
 
 
 def text(most: int) -> Mapping[str, Any]:
@@ -85,6 +88,7 @@ CLIENT_FRAMES: Final[tuple[Frame, ...]] = (
         fields=(ID, Field("event", "The event, as for `POST /events`.", EVENT, required=True)),
         example={"op": "publish", "id": "7", "event": {"type": "order.created", "payload": {"order_id": "A1"}}},
         answers=("published", "refused"),
+        scopes=(KeyScope.PUBLISH,),
     ),
     Frame(
         op="subscribe",
@@ -117,6 +121,7 @@ CLIENT_FRAMES: Final[tuple[Frame, ...]] = (
         ),
         example={"op": "subscribe", "id": "orders", "types": ["order.*"], "key": "A1"},
         answers=("subscribed", "refused"),
+        scopes=(KeyScope.READ,),
     ),
     Frame(
         op="unsubscribe",

@@ -9,12 +9,14 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, cast
 
 import orjson
 
+from reflex.core.api_keys import KeyScope
 from reflex.core.errors import EventRejected
 from reflex.core.strict_json import parse, pointer
 from reflex.gateway.live.frames import CLIENT_FRAMES, Frame
 
 __all__ = [
     "PROTOCOL",
+    "SCOPES",
     "FrameRejected",
     "Line",
     "Operation",
@@ -82,6 +84,11 @@ class Ping(NamedTuple):
 
 
 Operation: TypeAlias = Line | Publish | Subscribe | Unsubscribe | Ping
+
+# Of which an API key needs one. A line is published; what is not here needs none.
+SCOPES: Final[Mapping[type[Operation], tuple[KeyScope, ...]]] = {
+    Line: FRAMES["publish"].scopes, Publish: FRAMES["publish"].scopes, Subscribe: FRAMES["subscribe"].scopes
+}  # fmt: skip
 
 
 def read_frame(text: str, *, max_nesting: int) -> Operation | None:

@@ -11,10 +11,12 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
+from reflex.core.api_keys import KeyScope
 from reflex.core.cursors import Cursor, CursorExpired, CursorRejected
-from reflex.core.errors import DatabaseUnavailable
+from reflex.core.errors import DatabaseUnavailable, ReflexError
 from reflex.core.log_reading import log_bounds
 from reflex.core.settings import Settings
+from reflex.gateway.access import PROTOCOL, Access, Grant
 from reflex.gateway.connections import NO_DATABASE
 from reflex.gateway.live.admission import Admission, ConnectionRefused, OriginRefused
 from reflex.gateway.live.closing import OUTBOX_REASONS, CloseCode
@@ -23,11 +25,13 @@ from reflex.gateway.live.frames import QUERY
 from reflex.gateway.live.protocol import complaint
 from reflex.gateway.live.sessions import Session
 from reflex.gateway.live.stream import RECEIPTS, Receipts
-from reflex.gateway.problems import problem
+from reflex.gateway.problems import RequestRefused, answer_to, problem
 from reflex.gateway.publishing import Publisher
 
-__all__ = ["WebSocket", "routes"]
+__all__ = ["NEEDED", "WebSocket", "routes"]
 
+# One of them lets a client connect; each operation needs its own.
+NEEDED: Final = (KeyScope.PUBLISH, KeyScope.READ)
 UPGRADE: Final = {"upgrade": "websocket", "connection": "upgrade"}
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -36,8 +40,9 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger()
 class WebSocket:
     """The ASGI endpoint."""
 
-    def __init__(self, settings: Settings, admission: Admission, publisher: Publisher) -> None:
+    def __init__(self, settings: Settings, access: Access, admission: Admission, publisher: Publisher) -> None:
         self._settings = settings
+        self._access = access
         self._admission = admission
         self._publisher = publisher
 
@@ -45,21 +50,23 @@ class WebSocket:
         await receive()  # that it wants to connect
         try:
             self._admission.check_origin(scope["headers"])
-        except OriginRefused as refused:
-            answer = problem(refused.status, "origin_refused", str(refused))
-            await answer(scope, receive, send)
+            grant = await self._access.grant(scope, NEEDED)
+        except (OriginRefused, RequestRefused, ReflexError) as refused:
+            await refusal(refused)(scope, receive, send)
             return
-        await send({"type": "websocket.accept"})
+        # Never the key, which a browser offers as another subprotocol.
+        chosen = PROTOCOL if PROTOCOL in scope["subprotocols"] else None
+        await send({"type": "websocket.accept", "subprotocol": chosen})
         try:
             with self._admission.place(scope["client"][0] if scope["client"] else ""):
-                await self._talk(scope, receive, send)
+                await self._talk(grant, scope, receive, send)
         except ConnectionRefused as refused:
             await send({"type": "websocket.close", "code": int(refused.code), "reason": refused.reason})
         except Exception:
             log.exception("a websocket broke")
             await send({"type": "websocket.close", "code": int(CloseCode.FAILED), "reason": "a defect of the gateway"})
 
-    async def _talk(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _talk(self, grant: Grant, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope["app"].state
         if getattr(state, "hub", None) is None:
             raise ConnectionRefused(CloseCode.FULL, NO_DATABASE)
@@ -69,7 +76,7 @@ class WebSocket:
         query = read_query(scope["query_string"])
         receipts = scope.get("state", {}).get(RECEIPTS) or Receipts(lambda: None)
         try:
-            opening = await self._open(services, query)
+            opening = (await self._open(services, query))._replace(grant=grant)
             conversation = Conversation(services, opening, receive=receive, send=send, receipts=receipts)
             await conversation.run()
         except CursorRejected as error:
@@ -115,6 +122,17 @@ def read_query(query_string: bytes) -> dict[str, str]:
             raise bad_query(name, wrong[1] if wrong else "contains a NUL character")
         values[name] = value
     return values
+
+
+def refusal(error: OriginRefused | RequestRefused | ReflexError) -> Response:
+    """Before there is a WebSocket, it is HTTP."""
+    match error:
+        case OriginRefused():
+            return problem(error.status, "origin_refused", str(error))
+        case RequestRefused():
+            return problem(error.status, error.code, error.detail, headers=error.headers)
+        case _:
+            return answer_to(error)
 
 
 def bad_query(name: str, reason: str) -> ConnectionRefused:

@@ -1,0 +1,151 @@
+"""Who may do what: the API key that a request came with, and the scopes that its operation needs.
+
+With REFLEX_ACCESS=open, the default, nothing here is in the way of a request.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from reflex.core.api_keys import KeyScope
+from reflex.core.settings import Settings
+from reflex.gateway.keyring import Keyring, Known
+from reflex.gateway.problems import RequestRefused
+
+__all__ = ["KEY_ENDED", "OPEN", "PROTOCOL", "PROTOCOL_KEY", "Access", "Grant", "grant_of"]
+
+# What a WebSocket of a browser offers as subprotocols, since a page cannot set headers: this, and its key as another.
+PROTOCOL: Final = "reflex"
+PROTOCOL_KEY: Final = "reflex.key."
+# Why a connection is ended; see live/closing.py.
+KEY_ENDED: Final = "key_ended"
+
+BEARER: Final = re.compile(rb"(?i:bearer) +(\S+)")
+SECRET: Final = re.compile(rb"rfx_([0-9A-Za-z]{8})_[0-9A-Za-z]{32}")
+GRANT: Final = "reflex.grant"
+CHALLENGE: Final = {"www-authenticate": "Bearer"}
+# The same whatever was wrong: who guesses learns nothing, and the owner can look.
+NO_KEY: Final = (
+    "this gateway wants a valid API key, as `Authorization: Bearer rfx_...`; none came, or one that was cut short or "
+    "mistyped, has expired, or was revoked: `reflex keys list` says which are valid"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one request or connection may do. Without a key, that is everything: the gateway is open."""
+
+    known: Known | None = None
+    keyring: Keyring | None = None
+
+    def check(self, needed: Collection[KeyScope]) -> None:
+        """Raises RequestRefused, a 403, if the key has none of the scopes that are needed."""
+        key = self.known.key if self.known else None
+        if key is None or not needed or not key.scopes.isdisjoint(needed):
+            return
+        has = ", ".join(sorted(key.scopes)) or "none"
+        detail = (
+            f"the API key {key.id} has not the scope {' or '.join(needed)}, which this needs; it has {has}. Scopes are "
+            "given when a key is made: `reflex keys create --scope`"
+        )
+        raise RequestRefused(HTTPStatus.FORBIDDEN, "scope_missing", detail)
+
+    def lasting(self, end: Callable[[], None]) -> AbstractContextManager[None]:
+        """For a connection that stays open: call `end` when the key is not valid any more."""
+        if self.known is None or self.known.key is None or self.keyring is None:
+            return nullcontext()
+        return self.keyring.watched(self.known.key.id, self.known, end)
+
+
+OPEN: Final = Grant()
+
+
+class Access:
+    """Asks requests for their keys, if the gateway is to do so."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.wants_keys = settings.access == "keys"
+
+    async def grant(self, scope: Scope, needed: Collection[KeyScope]) -> Grant:
+        """What a request or a WebSocket may do that needs one of these scopes.
+
+        Raises:
+            RequestRefused: No valid key came with it (401), or one without the scope (403).
+            DatabaseUnavailable: It is not known whether the key is valid.
+            Saturated: As many keys are being looked up as can be.
+        """
+        if not self.wants_keys:
+            return OPEN
+        secret = secret_of(scope)
+        found = SECRET.fullmatch(secret) if secret else None
+        if secret is None or found is None:
+            raise no_key()
+        keyring: Keyring = scope["app"].state.keyring
+        key_id = found[1].decode()
+        known = await keyring.find(key_id)
+        over = known.ends_at <= asyncio.get_running_loop().time()
+        if known.key is None or over or not known.key.is_of(secret):
+            raise no_key()
+        grant = Grant(known, keyring)
+        grant.check(needed)
+        keyring.used(key_id)
+        return grant
+
+    def guard(
+        self, routes: Sequence[BaseRoute], needed: Mapping[tuple[str, str], Sequence[KeyScope]]
+    ) -> Sequence[BaseRoute]:
+        """The routes, with the keys of their requests looked at first. WebSockets do that by themselves, before they
+        are accepted.
+
+        Args:
+            needed: By method and path, the scopes of which a request needs one. Nothing is left out by mistake: a
+                route that is not in it is a KeyError.
+        """
+        if not self.wants_keys:
+            return routes
+        return [self._guarded(route, needed) if isinstance(route, Route) else route for route in routes]
+
+    def _guarded(self, route: Route, needed: Mapping[tuple[str, str], Sequence[KeyScope]]) -> Route:
+        (method,) = (route.methods or set[str]()) - {"HEAD"}
+        scopes = needed[method, route.path]
+        return Route(route.path, Guard(self, scopes, route.app), methods=[method], name=route.name) if scopes else route
+
+
+class Guard:
+    """An ASGI app before another one."""
+
+    def __init__(self, access: Access, needed: Sequence[KeyScope], app: ASGIApp) -> None:
+        self._access = access
+        self._needed = needed
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[GRANT] = await self._access.grant(scope, self._needed)
+        await self._app(scope, receive, send)
+
+
+def grant_of(scope: Scope) -> Grant:
+    """What the request may do."""
+    return scope.get(GRANT, OPEN)
+
+
+def secret_of(scope: Scope) -> bytes | None:
+    """What a request shows as its key, if it is one thing and not several."""
+    shown = [value for name, value in scope["headers"] if name == b"authorization"]
+    if shown:
+        bearer = BEARER.fullmatch(shown[0]) if len(shown) == 1 else None
+        return bearer[1] if bearer else None
+    protocols: Sequence[str] = scope.get("subprotocols", ())
+    keys = [protocol.removeprefix(PROTOCOL_KEY) for protocol in protocols if protocol.startswith(PROTOCOL_KEY)]
+    return keys[0].encode(errors="replace") if len(keys) == 1 else None
+
+
+def no_key() -> RequestRefused:
+    return RequestRefused(HTTPStatus.UNAUTHORIZED, "key_refused", NO_KEY, headers=CHALLENGE)
