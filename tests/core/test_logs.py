@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import structlog
@@ -49,3 +50,23 @@ def test_a_log_that_nobody_reads_any_more_raises_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writer, text=True, timeout=60)
     os.close(writer)
     assert done.stdout == "still here\n"
+
+
+@pytest.mark.parametrize("format", ["json", "pretty"])
+def test_a_traceback_shows_no_values(stream: io.StringIO, format: Literal["json", "pretty"]) -> None:
+    """Fails with the tracebacks that structlog makes by itself: they show every variable, and some are secrets."""
+    configure_logs(service="gateway", format=format, stream=stream)
+    secret = "s3cret".upper()
+    for log in (structlog.get_logger().exception, logging.getLogger("some.library").exception):
+        try:
+            fail(secret)
+        except ZeroDivisionError:
+            log("it failed")
+    assert stream.getvalue().count("ZeroDivisionError") >= 2
+    assert "test_logs.py" in stream.getvalue()
+    assert secret not in stream.getvalue()
+
+
+def fail(secret: str) -> float:
+    copy = {"password": secret}
+    return 1 / (len(copy) - 1)

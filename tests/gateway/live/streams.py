@@ -66,9 +66,11 @@ class Stream:
 
 
 @asynccontextmanager
-async def stream(url: str, *, last_event_id: str | None = None, **query: str) -> AsyncGenerator[Stream]:
+async def stream(
+    url: str, *, last_event_id: str | None = None, headers: Mapping[str, str] | None = None, **query: str
+) -> AsyncGenerator[Stream]:
     """A stream of a gateway, with its first frame read."""
-    headers: Mapping[str, str] = {"last-event-id": last_event_id} if last_event_id else {}
+    headers = {**(headers or {}), **({"last-event-id": last_event_id} if last_event_id else {})}
     async with (
         httpx2.AsyncClient(base_url=url, timeout=60) as client,
         client.sse("/events/stream", params=query, headers=headers, max_event_size=None) as source,
