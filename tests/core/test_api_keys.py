@@ -63,8 +63,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 async def test_what_no_key_can_be_is_refused_by_name(conn: Conn) -> None:
     """Fails without each of the checks."""
     for wrong, field, said in REFUSED:
+        given: dict[str, Any] = {"name": "shop", "scopes": ["read"], **wrong}
         with pytest.raises(QueryRejected, match=said) as refused:
-            await create_api_key(conn, **{"name": "shop", "scopes": ["read"], **wrong})
+            await create_api_key(conn, **given)
         assert refused.value.field == field
     assert await list_api_keys(conn) == []
 

@@ -10,7 +10,7 @@ import pytest
 from psycopg import AsyncConnection
 from starlette.routing import Route, WebSocketRoute
 
-from reflex.core.api_keys import KeyScope, list_api_keys, revoke_api_key
+from reflex.core.api_keys import KeyScope, find_api_keys, list_api_keys, revoke_api_key
 from reflex.core.database import connect
 from reflex.core.errors import ConfigurationError
 from reflex.core.settings import Settings
@@ -92,7 +92,7 @@ async def test_every_operation_with_every_scope_and_without_a_valid_key(
 ) -> None:
     """Fails when a scope is not looked at, lets in too much or too little; and with each check of a key left out:
     its digest, its expiry, its revocation, the form of its secret."""
-    secrets = {(scope,): await new_key(db, scope) for scope in KeyScope}
+    secrets: dict[tuple[KeyScope, ...], str] = {(scope,): await new_key(db, scope) for scope in KeyScope}
     secrets[tuple(KeyScope)] = await new_key(db, *KeyScope)
     bad = await bad_secrets(db, list(KeyScope))
     bodies: set[bytes] = set()
@@ -111,7 +111,7 @@ async def test_every_operation_with_every_scope_and_without_a_valid_key(
                 assert secret[13:] not in answer.text
             for why, secret in bad.items():
                 # As bytes: what is not ASCII comes, too.
-                headers = {name: value.encode() for name, value in bearer(secret).items()}
+                headers = [(name.encode(), value.encode()) for name, value in bearer(secret).items()]
                 answer = await client.request(**request, headers=headers)
                 if not needed:
                     assert answer.status_code == usual.status_code, (request, why)
@@ -165,7 +165,7 @@ async def test_requests_cost_no_query_while_their_key_is_known(
     """Fails without the memory of keys, without that of unknown ids, and when each of many at once asks for itself."""
     monkeypatch.setattr(keyring, "KNOWN_S", 60.0)
     monkeypatch.setattr(keyring, "UNKNOWN_S", 60.0)
-    gate = Gate(keyring.find_api_keys)
+    gate = Gate(find_api_keys)
     monkeypatch.setattr(keyring, "find_api_keys", gate)
     secret = await new_key(db, "publish")
     wrong, unknown = secret[:13] + secret[:12:-1], f"rfx_00000000_{secret[13:]}"
@@ -195,7 +195,7 @@ async def test_made_up_keys_take_a_bounded_place_and_keep_no_real_one_out(
     and when a real key that has to be looked at again is refused for them."""
     monkeypatch.setattr(keyring, "MOST_UNKNOWN", 3)
     monkeypatch.setattr(keyring, "MOST_ASKED", 2)
-    gate = Gate(keyring.find_api_keys)
+    gate = Gate(find_api_keys)
     monkeypatch.setattr(keyring, "find_api_keys", gate)
     secret = await new_key(db, "read")
     made_up = [f"rfx_{number:08}_{secret[13:]}" for number in range(10)]
@@ -315,7 +315,7 @@ async def test_a_gateway_that_stops_leaves_nobody_waiting_and_notes_what_was_use
     """Fails when a request waits for ever for a key that nobody looks up any more; when uses are not noted; and when a
     request without its scope, or with a wrong secret, counts as a use."""
     used, unused, forged = await new_key(db, "read"), await new_key(db, "operate"), await new_key(db, "read")
-    gate = Gate(keyring.find_api_keys)
+    gate = Gate(find_api_keys)
     monkeypatch.setattr(keyring, "find_api_keys", gate)
     async with in_process(create_app(settings)) as client:
         for secret, status in ((used, 200), (unused, 403), (forged[:13] + used[13:], 401)):

@@ -1,7 +1,7 @@
 """Clients of GET /events/stream: one as a program writes it, and one that sees the bytes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -9,6 +9,8 @@ from urllib.parse import urlencode
 import httpx2
 import orjson
 from httpx2 import EventSource, ServerSentEvent
+
+from tests.gateway.key_fixtures import bearer
 
 __all__ = ["Stream", "Streamed", "base_url", "raw_stream", "stream"]
 
@@ -67,10 +69,10 @@ class Stream:
 
 @asynccontextmanager
 async def stream(
-    url: str, *, last_event_id: str | None = None, headers: Mapping[str, str] | None = None, **query: str
+    url: str, *, last_event_id: str | None = None, secret: str | None = None, **query: str
 ) -> AsyncGenerator[Stream]:
     """A stream of a gateway, with its first frame read."""
-    headers = {**(headers or {}), **({"last-event-id": last_event_id} if last_event_id else {})}
+    headers = bearer(secret) | ({"last-event-id": last_event_id} if last_event_id else {})
     async with (
         httpx2.AsyncClient(base_url=url, timeout=60) as client,
         client.sse("/events/stream", params=query, headers=headers, max_event_size=None) as source,

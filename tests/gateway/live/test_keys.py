@@ -79,7 +79,7 @@ async def test_a_handshake_without_a_valid_key_or_scope_is_refused_as_http(addre
 async def test_a_page_shows_its_key_as_a_subprotocol_and_never_gets_it_back(address: Address, writer: Conn) -> None:
     """Fails when the gateway answers with the key, or with a protocol that was not offered."""
     secret = await new_key(writer, "read")
-    page = {"origin": "https://shop.example"}
+    page: dict[str, Any] = {"origin": "https://shop.example"}
     async with connected(address, **offering("reflex", f"reflex.key.{secret}"), **page) as client:
         assert client.connection.subprotocol == "reflex"
     async with connected(address, **offering(f"reflex.key.{secret}", "reflex"), **page) as client:
@@ -157,8 +157,8 @@ async def test_a_revoked_key_ends_its_open_connections_and_no_others(
             pass
         await one.say("subscribe", id="all")
         cursor = (await one.hear("subscribed"))["cursor"]
-        mine = await stack.enter_async_context(stream(url, headers=bearer(ours)))
-        another = await stack.enter_async_context(stream(url, headers=bearer(theirs)))
+        mine = await stack.enter_async_context(stream(url, secret=ours))
+        another = await stack.enter_async_context(stream(url, secret=theirs))
         await revoke_api_key(writer, ours)
         closing = await one.hear("closing")
         assert (closing["code"], closing["cursors"]) == (4401, {"all": cursor})
@@ -253,7 +253,7 @@ async def test_connections_are_looked_after_since_their_key_was_looked_up_and_un
         async with (
             connected(address, additional_headers=bearer(secret)),
             connected(address, additional_headers=bearer(secret)),
-            stream(base_url(address), headers=bearer(secret)),
+            stream(base_url(address), secret=secret),
         ):
             watched = memory._watched[secret[4:12]]
             assert (len(watched.ends), watched.look_at) == (3, known.fresh_until)
