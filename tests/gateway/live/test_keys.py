@@ -178,7 +178,8 @@ async def test_a_key_that_expires_ends_its_connections_though_the_database_is_aw
     database_url: str, writer: Conn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fails when a connection outlives its key because nobody can be asked, and when one whose key is valid ends
-    because nobody can be asked; and when nothing is asked any more after a failure."""
+    because nobody can be asked; when nothing is asked any more after a failure; and when a key that cannot be looked up
+    is called wrong."""
     monkeypatch.setattr(keyring, "KNOWN_S", 0.2)
     monkeypatch.setattr(keyring, "AGAIN_S", 0.1)
     monkeypatch.setattr(keyring, "WAIT_S", 0.2)
@@ -192,6 +193,8 @@ async def test_a_key_that_expires_ends_its_connections_though_the_database_is_aw
         ):
             await proxy.refuse()
             assert (await ends.is_closed())[0] == CloseCode.KEY_ENDED
+            status, problem, _ = await refused(address, additional_headers=bearer(await new_key(writer, "read")))
+            assert (status, problem["code"]) == (503, "database_unavailable")
             await stays.say("ping")
             await stays.hear("pong")
             await proxy.pass_through()
