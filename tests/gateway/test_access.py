@@ -145,6 +145,24 @@ async def test_a_key_is_shown_once_and_in_one_way(settings: Settings, db: Conn) 
         assert (await client.get("/triggers", params={"key": secret})).status_code == 401
 
 
+async def test_a_page_of_an_allowed_site_asks_first_without_a_key_and_then_shows_it(
+    database_url: str, db: Conn
+) -> None:
+    """Fails when the question that a browser asks before (it never has a key) wants one, and when a page cannot read
+    why it was refused."""
+    site = {"origin": "https://shop.example"}
+    settings = settings_for(database_url, access="keys", allowed_origins="https://shop.example")
+    async with in_process(create_app(settings)) as client:
+        asked = site | {"access-control-request-method": "GET", "access-control-request-headers": "authorization"}
+        before = await client.options("/triggers", headers=asked)
+        assert (before.status_code, before.headers["access-control-allow-headers"]) == (200, "authorization")
+        shown = await client.get("/triggers", headers=site | bearer(await new_key(db, "read")))
+        nothing = await client.get("/triggers", headers=site)
+        assert (shown.status_code, nothing.status_code) == (200, 401)
+        for answer in (before, shown, nothing):
+            assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+
+
 async def test_an_open_gateway_asks_for_nothing_and_looks_at_nothing(database_url: str) -> None:
     """Fails when a wrong key is refused where none is wanted."""
     async with in_process(create_app(settings_for(database_url))) as client:
