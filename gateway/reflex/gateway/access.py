@@ -26,8 +26,7 @@ PROTOCOL_KEY: Final = "reflex.key."
 # Why a connection is ended; see live/closing.py.
 KEY_ENDED: Final = "key_ended"
 
-BEARER: Final = re.compile(rb"(?i:bearer) +(\S+)")
-SECRET: Final = re.compile(rb"rfx_([0-9A-Za-z]{8})_[0-9A-Za-z]{32}")
+BEARER: Final = re.compile(rb"(?i:bearer) +(rfx_([0-9A-Za-z]{8})_[0-9A-Za-z]{32})")
 GRANT: Final = "reflex.grant"
 CHALLENGE: Final = {"www-authenticate": "Bearer"}
 # The same whatever was wrong: who guesses learns nothing, and the owner can look.
@@ -81,12 +80,11 @@ class Access:
         """
         if not self.wants_keys:
             return OPEN
-        secret = secret_of(scope)
-        found = SECRET.fullmatch(secret) if secret else None
-        if secret is None or found is None:
+        shown = BEARER.fullmatch(shown_key(scope))
+        if shown is None:
             raise no_key()
+        secret, key_id = shown[1], shown[2].decode()
         keyring: Keyring = scope["app"].state.keyring
-        key_id = found[1].decode()
         known = await keyring.find(key_id)
         over = known.ends_at <= asyncio.get_running_loop().time()
         if known.key is None or over or not known.key.is_of(secret):
@@ -134,15 +132,14 @@ def grant_of(scope: Scope) -> Grant:
     return scope.get(GRANT, OPEN)
 
 
-def secret_of(scope: Scope) -> bytes | None:
-    """What a request shows as its key, if it is one thing and not several."""
+def shown_key(scope: Scope) -> bytes:
+    """What a request shows as its key, as the header has it; empty if that is nothing, or several things."""
     shown = [value for name, value in scope["headers"] if name == b"authorization"]
-    if shown:
-        bearer = BEARER.fullmatch(shown[0]) if len(shown) == 1 else None
-        return bearer[1] if bearer else None
-    protocols: Sequence[str] = scope.get("subprotocols", ())
-    keys = [protocol.removeprefix(PROTOCOL_KEY) for protocol in protocols if protocol.startswith(PROTOCOL_KEY)]
-    return keys[0].encode(errors="replace") if len(keys) == 1 else None
+    if not shown:
+        protocols: Sequence[str] = scope.get("subprotocols", ())
+        keys = [protocol.removeprefix(PROTOCOL_KEY) for protocol in protocols if protocol.startswith(PROTOCOL_KEY)]
+        shown = [f"Bearer {key}".encode(errors="replace") for key in keys]
+    return shown[0] if len(shown) == 1 else b""
 
 
 def no_key() -> RequestRefused:
