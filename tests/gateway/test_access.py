@@ -14,7 +14,7 @@ from reflex.core.api_keys import KeyScope, find_api_keys, list_api_keys, revoke_
 from reflex.core.database import connect
 from reflex.core.errors import ConfigurationError
 from reflex.core.settings import Settings
-from reflex.gateway import connections, keyring
+from reflex.gateway import keyring
 from reflex.gateway.access import Access, Guard
 from reflex.gateway.app import create_app
 from reflex.gateway.group_commit import GroupCommit
@@ -302,7 +302,6 @@ async def test_without_the_database_a_known_key_is_let_in_and_others_hear_that_i
     database_url: str, db: Conn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fails when a key that cannot be looked up is called wrong, or a known one is asked for all the same."""
-    monkeypatch.setattr(connections, "WAIT_S", 0.2)
     monkeypatch.setattr(keyring, "WAIT_S", 0.2)
     known, other = await new_key(db, "publish"), await new_key(db, "publish")
     async with FaultProxy(database_url) as proxy:

@@ -4,7 +4,6 @@ import binascii
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar, Final, Generic, TypeVar
@@ -92,12 +91,12 @@ def parse_duration(text: str, *, field: str) -> timedelta:
     """A duration as people write it, as in `15m`, `2h`, `7d`.
 
     Raises:
-        QueryRejected: It is none, or longer than the calendar.
+        QueryRejected: It is none.
     """
-    if found := AGO.fullmatch(text):
-        with suppress(OverflowError):
-            return timedelta(**{UNITS[found[2]]: int(found[1])})
-    raise QueryRejected(f"{text[:80]!r} is no duration; write 15m, 2h or 90d", field=field)
+    found = AGO.fullmatch(text)
+    if found is None:
+        raise QueryRejected(f"{text[:80]!r} is no duration; write 15m, 2h or 90d", field=field)
+    return timedelta(**{UNITS[found[2]]: int(found[1])})
 
 
 def parse_moment(text: str, *, field: str, now: datetime | None = None) -> datetime:
@@ -106,9 +105,9 @@ def parse_moment(text: str, *, field: str, now: datetime | None = None) -> datet
     Raises:
         QueryRejected: It is neither; the sentence shows what is.
     """
-    if ago := AGO.fullmatch(text):
+    if AGO.fullmatch(text):
         try:
-            return (now or datetime.now(UTC)) - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+            return (now or datetime.now(UTC)) - parse_duration(text, field=field)
         except OverflowError:
             raise QueryRejected(f"{text!r} is before the calendar begins", field=field) from None
     try:

@@ -1,7 +1,7 @@
 """REFLEX_ACCESS=keys for what stays open: how a WebSocket shows its key, what it may do, and how it ends with it."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from websockets.typing import Subprotocol
 from reflex.core.api_keys import KeyScope, revoke_api_key
 from reflex.core.database import connect
 from reflex.core.log import append
-from reflex.gateway import connections, keyring
+from reflex.gateway import keyring
 from reflex.gateway.live.closing import CloseCode
 from tests.faults import FaultProxy
 from tests.gateway.gateways import served, settings_for
@@ -183,7 +183,14 @@ async def test_a_key_that_expires_ends_its_connections_though_the_database_is_aw
     monkeypatch.setattr(keyring, "KNOWN_S", 0.2)
     monkeypatch.setattr(keyring, "AGAIN_S", 0.1)
     monkeypatch.setattr(keyring, "WAIT_S", 0.2)
-    monkeypatch.setattr(connections, "WAIT_S", 0.2)
+    kept: list[str] = []
+    keep_watching = keyring.Keyring._keep_watching
+
+    def watched_keep(self: keyring.Keyring, key_ids: Sequence[str]) -> None:
+        keep_watching(self, key_ids)
+        kept.extend(key_ids)
+
+    monkeypatch.setattr(keyring.Keyring, "_keep_watching", watched_keep)
     async with FaultProxy(database_url) as proxy, served(settings_for(proxy.url, access="keys")) as address:
         brief = await new_key(writer, "read", lasts=timedelta(seconds=1))
         lasting = await new_key(writer, "read")
@@ -195,6 +202,7 @@ async def test_a_key_that_expires_ends_its_connections_though_the_database_is_aw
             assert (await ends.is_closed())[0] == CloseCode.KEY_ENDED
             status, problem, _ = await refused(address, additional_headers=bearer(await new_key(writer, "read")))
             assert (status, problem["code"]) == (503, "database_unavailable")
+            await eventually(lambda: lasting[4:12] in kept)
             await stays.say("ping")
             await stays.hear("pong")
             await proxy.pass_through()
