@@ -23,7 +23,6 @@ __all__ = [
     "BatchRejected",
     "CatchAll",
     "RequestRefused",
-    "answer_to",
     "describe_error",
     "exception_handlers",
     "problem",
@@ -135,11 +134,6 @@ def exception_handlers() -> dict[Any, ExceptionHandler]:
 
 async def on_reflex_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ReflexError)
-    return answer_to(error)
-
-
-def answer_to(error: ReflexError) -> Response:
-    """An error that Reflex raised, as HTTP. Raises it again if it is none that a client can be told."""
     document = describe_error(error)
     headers = RETRY_LATER if document["status"] == HTTPStatus.SERVICE_UNAVAILABLE else None
     if isinstance(error, Saturated):

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from reflex.core.api_keys import KeyScope
 from reflex.core.cursors import Cursor, CursorExpired, CursorRejected
-from reflex.core.errors import DatabaseUnavailable, ReflexError
+from reflex.core.errors import DatabaseUnavailable
 from reflex.core.log_reading import log_bounds
 from reflex.core.settings import Settings
 from reflex.gateway.access import PROTOCOL, Access, Grant
@@ -25,7 +25,7 @@ from reflex.gateway.live.frames import QUERY
 from reflex.gateway.live.protocol import complaint
 from reflex.gateway.live.sessions import Session
 from reflex.gateway.live.stream import RECEIPTS, Receipts
-from reflex.gateway.problems import RequestRefused, answer_to, problem
+from reflex.gateway.problems import problem
 from reflex.gateway.publishing import Publisher
 
 __all__ = ["NEEDED", "WebSocket", "routes"]
@@ -50,10 +50,11 @@ class WebSocket:
         await receive()  # that it wants to connect
         try:
             self._admission.check_origin(scope["headers"])
-            grant = await self._access.grant(scope, NEEDED)
-        except (OriginRefused, RequestRefused, ReflexError) as refused:
-            await refusal(refused)(scope, receive, send)
+        except OriginRefused as refused:
+            answer = problem(refused.status, "origin_refused", str(refused))
+            await answer(scope, receive, send)
             return
+        grant = await self._access.grant(scope, NEEDED)  # what it raises is answered as HTTP
         # Never the key, which a browser offers as another subprotocol.
         chosen = PROTOCOL if PROTOCOL in scope["subprotocols"] else None
         await send({"type": "websocket.accept", "subprotocol": chosen})
@@ -122,17 +123,6 @@ def read_query(query_string: bytes) -> dict[str, str]:
             raise bad_query(name, wrong[1] if wrong else "contains a NUL character")
         values[name] = value
     return values
-
-
-def refusal(error: OriginRefused | RequestRefused | ReflexError) -> Response:
-    """Before there is a WebSocket, it is HTTP."""
-    match error:
-        case OriginRefused():
-            return problem(error.status, "origin_refused", str(error))
-        case RequestRefused():
-            return problem(error.status, error.code, error.detail, headers=error.headers)
-        case _:
-            return answer_to(error)
 
 
 def bad_query(name: str, reason: str) -> ConnectionRefused:
