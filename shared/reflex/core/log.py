@@ -60,12 +60,14 @@ async def store(conn: AsyncConnection[Any], parameters: Mapping[str, Any]) -> in
     """
     patterns = parameters["route_pattern"]
     if led_into_lanes.isdisjoint(patterns):
-        stored, into_lanes, _ = await only_row(conn, "append_events", parameters, without="lanes")
-        if into_lanes is None:
+        stored, pattern, _ = await only_row(conn, "append_events", parameters, without="lanes")
+        if pattern is None:
             return stored
-    stored, into_lanes, *_ = await only_row(conn, "append_events", parameters)
-    if len(led_into_lanes) > MAX_PATTERNS:
-        led_into_lanes.clear()
-    led_into_lanes.difference_update(patterns)
-    led_into_lanes.update(into_lanes or ())
+    stored, pattern, *_ = await only_row(conn, "append_events", parameters)
+    if pattern is None:
+        led_into_lanes.difference_update(patterns)
+    elif pattern not in led_into_lanes:
+        if len(led_into_lanes) >= MAX_PATTERNS:
+            led_into_lanes.clear()
+        led_into_lanes.add(pattern)
     return stored

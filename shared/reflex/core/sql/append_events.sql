@@ -3,8 +3,8 @@
 -- route_type/route_pattern list, for each distinct type of the batch, the patterns that could match it, so that
 -- the cost of routing grows with matches and not with the number of triggers.
 -- What is between <lanes> and </lanes> costs time even if no event has a lane, so apps without order leave it out. Then
--- nothing is stored of a batch that has an ordered route, but `into_lanes` gives the patterns of such routes; NULL: none.
--- One snapshot finds them and routes: nothing gets past its lane. Where lanes are in, `true OR` drops the question.
+-- nothing is stored of a batch that has an ordered route: `into_lanes` is the pattern of one, or NULL if there is none.
+-- One snapshot finds it and routes: nothing gets past its lane. Where lanes are in, `true OR` drops the question.
 -- Idempotency keys are inserted in key order: two gateways with the same keys wait instead of deadlocking.
 -- Events of ordered triggers go to the lane of their key. Locks are taken in one order everywhere: idempotency keys,
 -- then lanes, by trigger and key. Rows of `ordered` are made from what the locking of the lanes returns, so that a
@@ -23,9 +23,10 @@ WITH matched AS (
     GROUP BY type, trigger_id, key_path
 ),
 into_lanes AS (
-    SELECT array_agg(DISTINCT pattern) AS patterns
+    SELECT pattern
     FROM matched
     WHERE key_path IS NOT NULL
+    LIMIT 1
 ),
 input AS (
     SELECT *
@@ -40,7 +41,7 @@ input AS (
     -- <lanes>
         true OR
     -- </lanes>
-        (SELECT patterns FROM into_lanes) IS NULL
+        NOT EXISTS (SELECT FROM into_lanes)
 ),
 first_use AS (
     INSERT INTO reflex.idempotency (source, key, event_id)
@@ -137,7 +138,7 @@ unplaced AS (
     ORDER BY n
 )
 SELECT count(*) AS stored,
-       (SELECT patterns FROM into_lanes) AS into_lanes,
+       (SELECT pattern FROM into_lanes) AS into_lanes,
        CASE WHEN count(*) > 0 THEN pg_notify(
            CASE WHEN EXISTS (SELECT FROM ready)
                 -- <lanes>
