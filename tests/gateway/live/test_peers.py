@@ -23,6 +23,7 @@ from reflex.gateway.live.subscription import Subscription
 from reflex.gateway.server import OTHER_FILES, allow_connections
 from tests.gateway.gateways import served, settings_for
 from tests.gateway.live.clients import Address, RawClient, connected, raw, small_socket
+from tests.gateway.live.readers import log_ids
 from tests.processes import eventually, gateway
 from tests.queue_fixtures import new_event
 
@@ -258,6 +259,30 @@ async def test_a_client_that_goes_on_after_it_was_closed_holds_nothing(address: 
         assert (await client.closing())[0] == 4009
         client.writer.transport.abort()
         await eventually(lambda: not tasks_of_connections(), what="the end of every task")
+
+
+async def test_a_client_that_breaks_off_while_neither_side_reads_is_let_go_of(database_url: str) -> None:
+    """Fails when who finds out by sending waits until the app has read of it: the app does not read before that very
+    sending is over. The connection would keep its place for ever."""
+    async with served(settings_for(database_url, live_buffer_events=20)) as address:
+        async with await connect(database_url, name="tests") as conn:
+            for _ in range(40):
+                await append(conn, [new_event(payload=json.dumps({"text": "x" * 100_000})) for _ in range(5)])
+            await log_ids(conn)
+        async with raw(address, sock=small_socket(address)) as client:
+            client.frame(b'{"op":"subscribe","id":"old","tail":200}')
+            assert [await op_of(client), await op_of(client)] == ["welcome", "subscribed"]
+            # Answers find no room among the old events that the client does not read; then it is not read, either.
+            await eventually(lambda: app_is_behind(client))
+        await eventually(lambda: not tasks_of_connections(), what="the end of every task")
+
+
+def app_is_behind(client: RawClient) -> bool:
+    """Whether what a client says waits for an app that does not take it."""
+    behind = [found for found in gc.get_objects() if type(found) is stream.Stream and found.app_is_behind]
+    for _ in range(20):
+        client.frame(PING)
+    return any(cast("Any", found).app_put.__self__.full() for found in behind)
 
 
 def subscriptions() -> list[Subscription]:

@@ -98,6 +98,9 @@ class Stream(WSStream):
                     return
             case StreamClosed():
                 self.gone.set()
+                # The app itself may find out, by sending. It reads on after that, and the queue may be full.
+                self.spawn(super().handle, event)
+                return
             case _:
                 pass
         await super().handle(event)
