@@ -8,8 +8,8 @@ import re
 import resource
 import signal
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,8 @@ from psycopg import AsyncConnection
 from reflex.core.database import connect
 from reflex.core.log import append
 from reflex.gateway.live import conversation, stream
+from reflex.gateway.live.conversation import Conversation
+from reflex.gateway.live.hub import Hub
 from reflex.gateway.live.subscription import Subscription
 from reflex.gateway.server import OTHER_FILES, allow_connections
 from tests.gateway.gateways import served, settings_for
@@ -283,6 +285,55 @@ def app_is_behind(client: RawClient) -> bool:
     for _ in range(20):
         client.frame(PING)
     return any(cast("Any", found).app_put.__self__.full() for found in behind)
+
+
+async def test_a_subscription_that_was_being_entered_is_left_before_its_conversation_is_over(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when a conversation does not wait for its reader: what that still does would go on without it."""
+    enter, run = Hub.subscription, Conversation.run
+    left: list[tuple[object, object]] = []
+
+    @asynccontextmanager
+    async def enter_slowly(self: Hub, subscription: Subscription, *, field: str = "after") -> AsyncGenerator[None]:
+        async with enter(self, subscription, field=field):
+            if field == "/after":
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    for _ in range(1000):
+                        await asyncio.sleep(0)
+            yield
+
+    async def run_and_look(self: Conversation) -> None:
+        await run(self)
+        left.append((list(self._services.hub._subscriptions), list(self._services.progress._watchers)))
+
+    monkeypatch.setattr(Hub, "subscription", enter_slowly)
+    monkeypatch.setattr(Conversation, "run", run_and_look)
+    async with served(settings_for(database_url, ws_idle_s=0.2)) as address, connected(address) as client:
+        await client.say("subscribe", id="all", include=["progress"])
+        assert (await client.is_closed())[0] == 4001
+        await eventually(lambda: left)
+    assert left == [([], [])]
+
+
+async def test_what_is_being_stored_when_its_client_goes_is_stored_without_a_complaint(database_url: str) -> None:
+    """Fails when an answer that nobody waits for any more is an error that nobody looks at, or ends the storing."""
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    async with served(settings_for(database_url)) as address, await connect(database_url, name="tests") as conn:
+        async with conn.transaction():
+            await conn.execute("LOCK TABLE reflex.event IN SHARE MODE")
+            async with connected(address) as client:
+                for number in range(3):
+                    await client.say("publish", id=f"{number}", event={"type": "a"})
+                await eventually(lambda: waits_for_a_lock(conn))
+            await eventually(lambda: tasks_of_connections() == ["Conversation._store"] * 3)
+        await eventually(lambda: not tasks_of_connections(), what="the end of every task")
+        assert (await conn.execute("SELECT FROM reflex.event")).rowcount == 3
+        gc.collect()
+    assert not complaints
 
 
 def subscriptions() -> list[Subscription]:

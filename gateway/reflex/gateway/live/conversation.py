@@ -8,8 +8,8 @@ Whatever ends the conversation closes the outbox; the writer then says goodbye.
 """
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -136,18 +136,27 @@ class Conversation:
             )
             self._outbox.offer(welcome)
             idle = self._watch_idleness()
-            reading = asyncio.create_task(self._read())
             try:
-                await self._write()
-                reading.cancel()
+                async with self._reading():
+                    await self._write()
                 await self._say_goodbye()
             finally:
-                reading.cancel()
                 idle()
                 for _, subscribed in list(self._subscriptions.values()):
                     await subscribed.aclose()
 
     # Reading
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncGenerator[None]:
+        """Meanwhile the reader runs. Afterwards nothing that it began goes on: a subscription that was being entered is
+        left again."""
+        reading = asyncio.create_task(self._read())
+        try:
+            yield
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
     async def _read(self) -> None:
         try:
