@@ -298,10 +298,11 @@ class Conversation:
                     self._is_writing = True
                     replied = None
                     for text, reader, cursor in waiting:
-                        await self._send({"type": "websocket.send", "text": text})
                         if reader is not None:
+                            # Written at once, whatever becomes of the wait: all that is sent later comes behind it.
                             reader.sent = cursor
                             replied = cursor if reader is self._replies else replied
+                        await self._send({"type": "websocket.send", "text": text})
                     self._is_writing = False
                     self._heard_at = loop.time()
                     if replied is not None:

@@ -11,6 +11,8 @@ from typing import Any, Final, cast
 
 from hypercorn.asyncio import run
 from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.events import Closed, RawData
+from hypercorn.events import Event as ConnectionEvent
 from hypercorn.protocol import h2, h11
 from hypercorn.protocol.events import Body, Data, Event, Request, StreamClosed
 from hypercorn.protocol.ws_stream import WSStream
@@ -201,6 +203,17 @@ class Stream(WSStream):
 
 class Connection(TCPServer):
     """One TCP connection. hypercorn waits for ever for a client that does not read to read what was sent to it."""
+
+    async def protocol_send(self, event: ConnectionEvent) -> None:
+        """hypercorn writes when whoever sent before has waited: what is cancelled before that was never sent."""
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        try:
+            self.writer.write(event.data)
+            await self.writer.drain()
+        except (ConnectionError, RuntimeError):
+            await self.protocol.handle(Closed())
 
     async def _close(self) -> None:
         late = self.loop.call_later(CLOSE_WITHIN_S, self.writer.transport.abort)
