@@ -121,7 +121,7 @@ class Conversation:
 
         Raises:
             CursorRejected: Replies cannot go on where the client said.
-            DatabaseUnavailable: The log cannot be read.
+            DatabaseUnavailable, Saturated: The log cannot be read, or not now.
         """
         async with AsyncExitStack() as stack:
             hub = self._services.hub
@@ -263,7 +263,7 @@ class Conversation:
         cursor = None if operation.after is None else Cursor.parse(operation.after, field="/after")
         tail = operation.tail
         if tail is not None:
-            cursor = await self._services.hub.read(lambda conn: tail_log(conn, tail, filter=filter))
+            cursor = await self._services.hub.read_in_turn(lambda conn: tail_log(conn, tail, filter=filter))
         head = b'{"op":"event","subscription":%b,"cursor":"' % orjson.dumps(operation.id)
         render = partial(event_frame, head.decode())
         subscription = Subscription(filter, self._outbox, render=render, cursor=cursor)
