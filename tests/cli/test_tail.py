@@ -1,8 +1,12 @@
 """`reflex tail` and `reflex send --wait` beside real gateways and workers."""
 
 import asyncio
+import fcntl
+import os
 import signal
+import struct
 import sys
+import termios
 from asyncio.subprocess import PIPE
 
 import orjson
@@ -95,6 +99,30 @@ async def test_tail_hears_a_signal_that_does_not_interrupt_its_waiting(shop: Sho
                 tail.kill()
                 await tail.wait()
         assert (tail.returncode, said.split()[0:5]) == (0, b"to go on from here:".split())
+
+
+async def test_tail_ends_at_the_first_ctrl_c_while_nobody_reads_what_it_prints(shop: Shop) -> None:
+    """Fails when the signal waits for its turn in an event loop, which the printing holds up."""
+    reading, writing = os.pipe()
+    async with gateway(shop.database_url, shop.folder) as front:
+        command = ("-m", "reflex.cli.main", "tail", "--url", front.url)
+        tail = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=writing)
+        try:
+            await eventually(lambda: readers(shop), what="a reader")
+            await shop.publish(*[{"x": "y" * 1000} for _ in range(200)])
+            await eventually(lambda: unread(reading) > 40_000, what="a pipe that is full")
+            tail.send_signal(signal.SIGINT)
+            assert await asyncio.wait_for(tail.wait(), 10) == 0
+        finally:
+            if tail.returncode is None:
+                tail.kill()
+                await tail.wait()
+            os.close(reading)
+            os.close(writing)
+
+
+def unread(pipe: int) -> int:
+    return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
 
 
 async def test_send_waits_for_what_the_deliveries_come_to(shop: Shop) -> None:

@@ -108,6 +108,8 @@ class Tail:
 def woken_by_signals() -> Generator[None]:
     """Whoever waits for the gateway hears of a signal at once, also of one that came just before the wait began: Python
     would look at it when the wait is over, and asyncio.run changes nothing about that."""
+    # asyncio's own would wait until the loop has its turn, and who prints into a pipe that nobody reads has none.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     loop = asyncio.get_running_loop()
     near, far = socket.socketpair()
     with near, far:
