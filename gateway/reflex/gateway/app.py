@@ -12,6 +12,7 @@ from starlette.routing import Route
 from reflex.core.database import open_pool
 from reflex.core.settings import Settings
 from reflex.gateway import asyncapi, dead_letter_routes, docs_page, health, openapi, reading
+from reflex.gateway.connections import read_places
 from reflex.gateway.group_commit import EventStore, GroupCommit
 from reflex.gateway.ingest import Ingest
 from reflex.gateway.live import websocket
@@ -60,7 +61,8 @@ def create_app(
                 app.state.pool = pool
                 await pool.open(wait=False)
                 stack.push_async_callback(pool.close)
-                hub = await stack.enter_async_context(Hub(settings.database_url, pool, stopping=stopping))
+                places = app.state.read_places = read_places(pool)
+                hub = await stack.enter_async_context(Hub(settings.database_url, pool, places, stopping=stopping))
                 app.state.hub = hub
                 app.state.progress = await stack.enter_async_context(ProgressFeed(settings.database_url))
                 app.state.sessions = await stack.enter_async_context(Sessions(hub.read))
