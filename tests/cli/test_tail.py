@@ -142,4 +142,4 @@ async def test_send_waits_for_what_the_deliveries_come_to(shop: Shop) -> None:
 
 async def readers(shop: Shop) -> int:
     """How many connections follow the log because somebody reads it: the last statement of one that does is a read."""
-    return await sessions(shop.database_url, "reflex gateway: follow", "%Events after a cursor%")
+    return await sessions(shop.database_url, "reflex gateway: follow", "-- read_log%")

@@ -29,7 +29,8 @@ def statement(name: str, *, without: str | None = None) -> LiteralString:
     """The text of `sql/<name>.sql`, to be run.
 
     Comments and indentation are left out: psycopg remembers how it read a text of up to 4096 characters. A longer one
-    it reads anew each time, which takes longer than PostgreSQL needs for some of them.
+    it reads anew each time, which takes longer than PostgreSQL needs for some of them. The name is put in front, for
+    those who look at pg_stat_activity.
 
     Args:
         without: Leave out the lines from each `-- <this>` to the next `-- </this>`.
@@ -37,7 +38,8 @@ def statement(name: str, *, without: str | None = None) -> LiteralString:
     text = source(name)
     if without is not None:
         text = re.sub(rf"^ *-- <{without}>\n.*?-- </{without}>\n", "", text, flags=re.MULTILINE | re.DOTALL)
-    return cast("LiteralString", re.sub(r"^ *--.*\n|^ +", "", text, flags=re.MULTILINE))
+    text = re.sub(r"^ *--.*\n|^ +", "", text, flags=re.MULTILINE)
+    return cast("LiteralString", f"-- {name}\n{text}")
 
 
 def source(name: str) -> str:

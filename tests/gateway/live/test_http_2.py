@@ -105,6 +105,7 @@ async def test_a_stream_over_http_2_that_is_not_read_is_closed_as_slow_and_goes_
         for _ in range(40):
             await append(writer, [new_event(payload=json.dumps({"text": "x" * 50_000}))])
             await witness.events(1)
+        gc.collect()  # those of connections that are long gone
         assert sorted([found.closed or "" for found in gc.get_objects() if type(found) is Outbox]) == ["", SLOW]
         client.reads = True
         client.connection.acknowledge_received_data(65535, asked)
