@@ -6,7 +6,7 @@ WITH last AS (
     SELECT position, CASE position WHEN %(position)s THEN least(%(place)s, cardinality(event_ids))
                                    ELSE cardinality(event_ids) END AS place
     FROM reflex.log
-    WHERE position < %(position)s OR (position = %(position)s AND %(place)s > 0)
+    WHERE position <= %(position)s::bigint - CASE WHEN %(place)s::int > 0 THEN 0 ELSE 1 END
     ORDER BY position DESC
     LIMIT 1
 )

@@ -2,6 +2,7 @@
 -- There is no index by time, but positions follow it: halving finds the place with a few looks at the key, however long
 -- the log is. `high` is a position from which on all is younger, `low` one that is not. Where the database's clock was
 -- set back, time goes to and fro; one of the places in question is found.
+-- OFFSET 0: it is asked once a step, and not once for each of its uses.
 WITH RECURSIVE halved AS (
     SELECT log_start.position - 1 AS low,
            coalesce((SELECT position FROM reflex.log ORDER BY position DESC LIMIT 1), log_start.position) + 1 AS high
@@ -18,6 +19,7 @@ WITH RECURSIVE halved AS (
             ORDER BY position
             LIMIT 1
         ), false) AS is_older
+        OFFSET 0
     ) AS next
 )
 SELECT last.position, cardinality(last.event_ids) AS place

@@ -5,6 +5,7 @@
 -- snapshot does not see, but from an unrouted event, whose row is locked for that, and not waited for.
 -- The tables of deliveries and runs are keyed by trigger first; OFFSET 0 makes the planner look each trigger up instead
 -- of joining the whole of a table. A row that is named by its ctid is never updated.
+-- Where to end is asked after the LIMIT, and once before: between two bounds the planner may sort the whole span.
 -- %(dry_run)s only counts.
 WITH span AS MATERIALIZED (
     SELECT position, event_ids
@@ -12,11 +13,14 @@ WITH span AS MATERIALIZED (
         SELECT position, event_ids,
                sum(cardinality(event_ids)) OVER (ORDER BY position) - cardinality(event_ids) AS events_before
         FROM reflex.log
-        WHERE position > %(after)s::bigint AND position <= %(position)s::bigint
+        WHERE position > %(after)s::bigint
+          AND (
+              SELECT position FROM reflex.log WHERE position > %(after)s::bigint ORDER BY position LIMIT 1
+          ) <= %(position)s::bigint
         ORDER BY position
         LIMIT %(limit)s::bigint
     ) AS ahead
-    WHERE events_before < %(limit)s
+    WHERE events_before < %(limit)s AND position <= %(position)s
 ),
 member AS MATERIALIZED (
     SELECT span.position, member.event_id

@@ -5,6 +5,7 @@
 -- can then only appear where this statement makes one, and no event that it sees is removed.
 -- lease_epoch goes on counting, so that the runs of before stay distinct; what they journaled is forgotten.
 -- In a lane they come last, as in an append: positions are drawn under the lanes' locks, which are taken in their order.
+-- OFFSET 0 keeps the planner from hashing the whole of a table for an EXISTS.
 -- The lateral LIMIT keeps the planner from joining the whole of reflex.event because it overrates what an array holds.
 WITH span AS MATERIALIZED (
     SELECT position, event_ids
@@ -12,11 +13,11 @@ WITH span AS MATERIALIZED (
         SELECT position, event_ids,
                sum(cardinality(event_ids)) OVER (ORDER BY position) - cardinality(event_ids) AS events_before
         FROM reflex.log
-        WHERE position >= %(position)s::bigint AND position <= %(until_position)s::bigint
+        WHERE position >= %(position)s::bigint
         ORDER BY position
         LIMIT %(limit)s::bigint + 1
     ) AS ahead
-    WHERE events_before < %(limit)s::bigint + %(place)s::int
+    WHERE events_before < %(limit)s::bigint + %(place)s::int AND position <= %(until_position)s::bigint
 ),
 member AS MATERIALIZED (
     SELECT span.position, member.place, member.event_id
@@ -36,21 +37,27 @@ matched AS MATERIALIZED (
                EXISTS (
                    SELECT FROM reflex.delivery
                    WHERE delivery.trigger_id = %(trigger_id)s AND delivery.event_id = event.event_id
+                   OFFSET 0
                ) OR EXISTS (
                    SELECT FROM reflex.scheduled
                    WHERE scheduled.trigger_id = %(trigger_id)s AND scheduled.event_id = event.event_id
+                   OFFSET 0
                ) OR EXISTS (
                    SELECT FROM reflex.ordered
                    WHERE ordered.trigger_id = %(trigger_id)s AND ordered.event_id = event.event_id
+                   OFFSET 0
                ) OR EXISTS (
                    SELECT FROM reflex.lease
                    WHERE lease.trigger_id = %(trigger_id)s AND lease.event_id = event.event_id
+                   OFFSET 0
                ) OR EXISTS (
                    SELECT FROM reflex.dead_letter
                    WHERE dead_letter.trigger_id = %(trigger_id)s AND dead_letter.event_id = event.event_id
+                   OFFSET 0
                ) OR EXISTS (
                    SELECT FROM reflex.unrouted
                    WHERE unrouted.type = event.type AND unrouted.event_id = event.event_id
+                   OFFSET 0
                )
            ) AS is_busy,
            coalesce((
