@@ -31,7 +31,7 @@ async def prune(settings: Settings, *, keep: str | None, until: str | None, dry_
     """
     url = settings.require_database_url()
     age = age_to_keep(keep, until, settings)
-    place = Cursor.parse(until, field="until") if until is not None else None
+    place = Cursor.parse(until, field="--until") if until is not None else None
     async with connected(url, name="reflex prune") as conn:
         pruning = await begun(conn, age, place, dry_run=dry_run)
         said_at = time.monotonic()
@@ -43,7 +43,7 @@ async def prune(settings: Settings, *, keep: str | None, until: str | None, dry_
                     typer.echo(f"so far: {described(pruning)}", err=True)
             ended = True
         finally:
-            if not ended:
+            if not ended and pruning.done.is_any:
                 typer.echo(f"not finished: {described(pruning)}; run it again for the rest", err=True)
     if as_json:
         print_json({**pruning.done._asdict(), "until": str(pruning.until), "dry_run": dry_run})
@@ -75,7 +75,7 @@ async def begun(conn: AsyncConnection[Any], age: timedelta | None, until: Cursor
         return await Pruning.older_than(conn, age, dry_run=dry_run)
     bounds = await log_bounds(conn)
     # What is left from before the beginning of the log is looked at in any case.
-    return Pruning(bounds.check(max(until, bounds.start), field="until"), dry_run=dry_run)
+    return Pruning(bounds.check(max(until, bounds.start), field="--until"), dry_run=dry_run)
 
 
 def described(pruning: Pruning) -> str:

@@ -55,7 +55,7 @@ async def replay_events(
                 say(done, as_json=as_json, dry_run=dry_run)
             ended = True
         finally:
-            if not ended:
+            if not ended and done.cursor != begin:
                 typer.echo(f"not finished; to go on from here: --after {done.cursor}", err=True)
     if done.cursor == begin:
         say(done, as_json=as_json, dry_run=dry_run)
