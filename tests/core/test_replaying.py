@@ -168,6 +168,7 @@ async def test_only_what_a_route_matches_and_the_filter_wants(db: AsyncConnectio
         ("reflex.*", LogFilter(), [4]),
         ("*", LogFilter(types=("order.paid", "weather.*")), [2, 3]),
         ("*", LogFilter(sources=("app", "web")), [1, 2]),
+        ("*", LogFilter(key="k"), [1]),
         ("*", LogFilter(types=("order.*",), sources=("web",), key="k"), [1]),
     ):
         done = await again(db, name=pattern, filter=filter)
@@ -202,6 +203,7 @@ async def test_an_ordered_trigger_gets_them_in_the_order_of_the_log_behind_what_
     rows = await db.execute("SELECT event_id FROM reflex.ordered WHERE key = 'a' ORDER BY position, event_id")
     ids = [event.event_id for event in events]
     assert [row[0] for row in await rows.fetchall()] == [waiting.event_id, ids[2], ids[0], ids[3]]
+    assert (await again(db)).left_alone == 5
     lanes = await db.execute("SELECT key, pending, running, ready FROM reflex.lane WHERE pending > 0 ORDER BY key")
     assert await lanes.fetchall() == [("a", 4, 0, True), ("b", 1, 0, True)]
     assert await count(db, "delivery") == 1

@@ -111,6 +111,13 @@ def test_dropping_the_order_and_finding_a_time_read_no_more_than_a_few_rows(full
     assert rows_read(plan, "log") <= 1
 
 
+def test_the_latest_events_are_found_without_reading_what_is_before_them(full: psycopg.Connection) -> None:
+    """Fails if the beginning of the log is only asked when all of it was read."""
+    plan = explain(full, "tail_log", {**LogFilter().parameters(), "count": 5, "appends": 100})
+    assert big_scans(plan) == set()
+    assert rows_read(plan, "log") <= 100
+
+
 @pytest.mark.parametrize("filter", [LogFilter(), LogFilter(types=("order.paid",)), LogFilter(sources=("s",), key="k")])
 def test_a_portion_of_a_replay_reads_what_it_looks_at(full: psycopg.Connection, filter: LogFilter) -> None:
     """Fails if an event, a delivery or a run is not looked up by its key."""
