@@ -157,6 +157,7 @@ async def test_what_makes_no_sense_is_one_sentence(shop: Shop) -> None:
     await register_shop(shop.conn)
     ahead = str(Cursor(7, 1))
     settings = load_settings(database_url=shop.database_url)
+    given: dict[str, Any]
     nothing: dict[str, Any] = {"keep": None, "until": None, "dry_run": False, "as_json": False}
     for given, said in (
         ({}, "--keep: is missing; write how much to keep, such as 12h or 30d (REFLEX_KEEP counts, too)"),

@@ -326,10 +326,11 @@ async def test_one_pass_at_a_time(db: AsyncConnection[Any], other: AsyncConnecti
 
 
 async def test_a_session_that_nobody_uses_is_forgotten(db: AsyncConnection[Any], other: AsyncConnection[Any]) -> None:
-    """Fails if one that is in use, or just being written, goes, too, or is waited for."""
+    """Fails if one that is in use, or just being written, goes, too, or is waited for; or a dry run forgets them."""
     await keep_sessions(db, {"old": Cursor(1, 1), "written": Cursor(1, 1), "new": Cursor(1, 1)})
     await db.execute("UPDATE reflex.session SET seen_at = now() - interval '2 hours' WHERE session_id <> 'new'")
     await db.execute("SET lock_timeout = '2s'")
+    assert await prune(db, dry_run=True) == Pruned(sessions=2)
     async with other.transaction():
         await keep_sessions(other, {"written": Cursor(2, 1)})
         assert await prune(db) == Pruned(sessions=1)

@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 
 from reflex.core.cursors import Cursor
 from reflex.core.log_reading import drop_log, log_before
-from reflex.core.sessions import forget_sessions
+from reflex.core.sessions import count_old_sessions, forget_sessions
 from reflex.core.statements import only_row
 
 __all__ = ["Pruned", "Pruning", "take_turn"]
@@ -68,7 +68,10 @@ class Pruning:
             Whether there is more to do; None if it was not our turn, and nothing was done.
         """
         if self._dry_run:
-            return await self._prune(conn, size)
+            more = await self._prune(conn, size)
+            if not more and self._age is not None:
+                self.done = self.done._replace(sessions=await count_old_sessions(conn, age=self._age))
+            return more
         if not self._after:  # Before anything goes, readers have to be told that it does.
             await drop_log(conn, until=self.until)
         async with conn.transaction():

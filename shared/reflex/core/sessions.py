@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 from reflex.core.cursors import Cursor
 from reflex.core.statements import only_row, statement
 
-__all__ = ["forget_sessions", "keep_sessions", "session_positions"]
+__all__ = ["count_old_sessions", "forget_sessions", "keep_sessions", "session_positions"]
 
 
 async def keep_sessions(conn: AsyncConnection[Any], positions: Mapping[str, Cursor]) -> None:
@@ -33,3 +33,8 @@ async def forget_sessions(
 ) -> int:
     """Forget those that have not moved for so long. Returns how many; `limit`: call again."""
     return (await only_row(conn, "forget_sessions", {"age": age, "limit": limit, "now": now}))[0]
+
+
+async def count_old_sessions(conn: AsyncConnection[Any], *, age: timedelta, now: datetime | None = None) -> int:
+    """How many have not moved for so long."""
+    return (await only_row(conn, "count_old_sessions", {"age": age, "now": now}))[0]
