@@ -292,9 +292,9 @@ async def test_a_key_is_remembered_as_long_as_its_event_and_free_after(
     assert await append(db, [again]) == {again.event_id: first.event_id}
     await grow_old(db)
 
-    async def pruned_meanwhile(*arguments: Any) -> Any:
+    async def pruned_meanwhile(*arguments: Any, **named: Any) -> Any:
         monkeypatch.setattr("reflex.core.log.only_row", only_row)
-        row = await only_row(*arguments)
+        row = await only_row(*arguments, **named)
         assert (await prune(other)).events == 1
         return row
 
