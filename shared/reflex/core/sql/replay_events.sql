@@ -33,32 +33,21 @@ mine AS MATERIALIZED (
 ),
 matched AS MATERIALIZED (
     SELECT member.position, member.place, event.event_id, event.available_at, event.lane_key,
-           (
-               EXISTS (
-                   SELECT FROM reflex.delivery
-                   WHERE delivery.trigger_id = %(trigger_id)s AND delivery.event_id = event.event_id
-                   OFFSET 0
-               ) OR EXISTS (
-                   SELECT FROM reflex.scheduled
-                   WHERE scheduled.trigger_id = %(trigger_id)s AND scheduled.event_id = event.event_id
-                   OFFSET 0
-               ) OR EXISTS (
-                   SELECT FROM reflex.ordered
-                   WHERE ordered.trigger_id = %(trigger_id)s AND ordered.event_id = event.event_id
-                   OFFSET 0
-               ) OR EXISTS (
-                   SELECT FROM reflex.lease
-                   WHERE lease.trigger_id = %(trigger_id)s AND lease.event_id = event.event_id
-                   OFFSET 0
-               ) OR EXISTS (
-                   SELECT FROM reflex.dead_letter
-                   WHERE dead_letter.trigger_id = %(trigger_id)s AND dead_letter.event_id = event.event_id
-                   OFFSET 0
-               ) OR EXISTS (
-                   SELECT FROM reflex.unrouted
-                   WHERE unrouted.type = event.type AND unrouted.event_id = event.event_id
-                   OFFSET 0
-               )
+           EXISTS (
+               SELECT
+               FROM (
+                   SELECT trigger_id, event_id FROM reflex.delivery
+                   UNION ALL SELECT trigger_id, event_id FROM reflex.scheduled
+                   UNION ALL SELECT trigger_id, event_id FROM reflex.ordered
+                   UNION ALL SELECT trigger_id, event_id FROM reflex.lease
+                   UNION ALL SELECT trigger_id, event_id FROM reflex.dead_letter
+               ) AS unsettled
+               WHERE unsettled.trigger_id = %(trigger_id)s AND unsettled.event_id = event.event_id
+               OFFSET 0
+           ) OR EXISTS (
+               SELECT FROM reflex.unrouted
+               WHERE unrouted.type = event.type AND unrouted.event_id = event.event_id
+               OFFSET 0
            ) AS is_busy,
            coalesce((
                SELECT run.lease_epoch
