@@ -121,8 +121,8 @@ def test_the_latest_events_are_found_without_reading_what_is_before_them(full: p
 @pytest.mark.parametrize("filter", [LogFilter(), LogFilter(types=("order.paid",)), LogFilter(sources=("s",), key="k")])
 def test_a_portion_of_a_replay_reads_what_it_looks_at(full: psycopg.Connection, filter: LogFilter) -> None:
     """Fails if an event, a delivery or a run is not looked up by its key."""
-    bounds = {"position": 5_000, "place": 5, "until_position": 10_001, "until_place": 1, "limit": 500}
-    plan = explain(full, "replay_events", {"trigger_id": 3, **filter.parameters(), **bounds, "dry_run": False})
+    bounds = {"position": 5_000, "place": 5, "end_position": 10_001, "end_place": 1, "limit": 500}
+    plan = explain(full, "replay_events", {"trigger": 3, **filter.parameters(), **bounds, "dry_run": False})
     assert big_scans(plan) == set()
     assert rows_read(plan, "log") <= 502
     assert 500 <= rows_read(plan, "event") <= 520

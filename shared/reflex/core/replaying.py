@@ -98,8 +98,8 @@ async def replay(
     done = Replayed(after)
     while done.cursor < until:
         parameters = {
-            "trigger_id": trigger.trigger_id, **filter.parameters(), **done.cursor._asdict(),
-            "until_position": until.position, "until_place": until.place, "limit": portion, "dry_run": dry_run,
+            "trigger": trigger.trigger_id, **filter.parameters(), **done.cursor._asdict(),
+            "end_position": until.position, "end_place": until.place, "limit": portion, "dry_run": dry_run,
         }  # fmt: skip
         async with conn.transaction():
             await take_turn(conn)

@@ -7,7 +7,7 @@
 -- In a lane they come last, as in an append: positions are drawn under the lanes' locks, which are taken in their order.
 -- OFFSET 0 keeps the planner from hashing the whole of a table for an EXISTS.
 -- The lateral LIMIT keeps the planner from joining the whole of reflex.event because it overrates what an array holds.
-WITH span AS MATERIALIZED (
+WITH span AS (
     SELECT position, event_ids
     FROM (
         SELECT position, event_ids,
@@ -17,22 +17,17 @@ WITH span AS MATERIALIZED (
         ORDER BY position
         LIMIT %(limit)s::bigint + 1
     ) AS ahead
-    WHERE events_before < %(limit)s::bigint + %(place)s::int AND position <= %(until_position)s::bigint
+    WHERE events_before < %(limit)s::bigint + %(place)s::int AND position <= %(end_position)s::bigint
 ),
-member AS MATERIALIZED (
-    SELECT span.position, member.place, member.event_id
+member AS (
+    SELECT position, place, event_id
     FROM span
-    CROSS JOIN LATERAL unnest(span.event_ids) WITH ORDINALITY AS member (event_id, place)
-    WHERE (span.position, member.place) > (%(position)s, %(place)s)
-      AND (span.position, member.place) <= (%(until_position)s, %(until_place)s::int)
+    CROSS JOIN LATERAL unnest(event_ids) WITH ORDINALITY AS member (event_id, place)
+    WHERE (position, place) > (%(position)s, %(place)s)
+      AND (position, place) <= (%(end_position)s, %(end_place)s::int)
 ),
-mine AS MATERIALIZED (
-    SELECT pattern, low, high, key_path
-    FROM reflex.route
-    WHERE trigger_id = %(trigger_id)s::int
-),
-matched AS MATERIALIZED (
-    SELECT member.position, member.place, event.event_id, event.available_at, event.lane_key,
+matched AS (
+    SELECT position, place, event.event_id, available_at, lane_key,
            EXISTS (
                SELECT
                FROM (
@@ -41,69 +36,66 @@ matched AS MATERIALIZED (
                    UNION ALL SELECT trigger_id, event_id FROM reflex.ordered
                    UNION ALL SELECT trigger_id, event_id FROM reflex.lease
                    UNION ALL SELECT trigger_id, event_id FROM reflex.dead_letter
-               ) AS unsettled
-               WHERE unsettled.trigger_id = %(trigger_id)s AND unsettled.event_id = event.event_id
+               ) AS busy
+               WHERE trigger_id = %(trigger)s AND event_id = event.event_id
                OFFSET 0
            ) OR EXISTS (
                SELECT FROM reflex.unrouted
-               WHERE unrouted.type = event.type AND unrouted.event_id = event.event_id
+               WHERE type = event.type AND event_id = event.event_id
                OFFSET 0
            ) AS is_busy,
-           coalesce((
-               SELECT run.lease_epoch
+           (
+               SELECT coalesce(max(lease_epoch), 0)
                FROM reflex.run
-               WHERE run.trigger_id = %(trigger_id)s AND run.event_id = event.event_id
-               ORDER BY run.lease_epoch DESC
-               LIMIT 1
-           ), 0) AS lease_epoch
+               WHERE trigger_id = %(trigger)s AND event_id = event.event_id
+           ) AS lease_epoch
     FROM member
     CROSS JOIN LATERAL (
-        SELECT event.event_id, event.type, event.source, event.key, event.available_at,
-               CASE WHEN mine.key_path IS NOT NULL
-                    THEN reflex.lane_key(mine.key_path, event.key, event.source, event.payload::text)
+        SELECT event_id, type, source, key, available_at,
+               CASE WHEN key_path IS NOT NULL THEN reflex.lane_key(key_path, key, source, payload::text)
                END COLLATE "C" AS lane_key
         FROM reflex.event
-        JOIN mine ON event.type >= mine.low AND event.type <= mine.high
-            AND (mine.pattern <> '*' OR NOT starts_with(event.type, 'reflex.'))
-        WHERE event.event_id = member.event_id
+        JOIN reflex.route ON trigger_id = %(trigger)s AND type BETWEEN low AND high
+            AND (pattern <> '*' OR NOT starts_with(type, 'reflex.'))
+        WHERE event_id = member.event_id
         LIMIT 1
     ) AS event
     WHERE (%(type_low)s::text[] IS NULL OR EXISTS (
               SELECT FROM unnest(%(type_low)s::text[], %(type_high)s::text[]) AS wanted (low, high)
-              WHERE event.type >= wanted.low AND event.type <= wanted.high
+              WHERE event.type BETWEEN low AND high
           ))
-      AND (%(sources)s::text[] IS NULL OR event.source = ANY(%(sources)s::text[]))
+      AND (%(sources)s::text[] IS NULL OR event.source = ANY(%(sources)s))
       AND (%(key)s::text IS NULL OR event.key = %(key)s)
 ),
-again AS MATERIALIZED (
+again AS (
     SELECT position, place, event_id, lane_key, lease_epoch,
-           CASE WHEN available_at > now() THEN available_at END AS available_at
+           CASE WHEN available_at > now() THEN available_at END AS due_at
     FROM matched
     WHERE NOT is_busy AND NOT %(dry_run)s::boolean
 ),
 forgotten AS (
     DELETE FROM reflex.step
     USING again
-    WHERE step.trigger_id = %(trigger_id)s AND step.event_id = again.event_id
+    WHERE step.trigger_id = %(trigger)s AND step.event_id = again.event_id
 ),
 pending AS (
     INSERT INTO reflex.delivery (trigger_id, event_id, lease_epoch)
-    SELECT %(trigger_id)s, event_id, lease_epoch
+    SELECT %(trigger)s::int, event_id, lease_epoch
     FROM again
-    WHERE lane_key IS NULL AND available_at IS NULL
+    WHERE lane_key IS NULL AND due_at IS NULL
     RETURNING trigger_id
 ),
 later AS (
     INSERT INTO reflex.scheduled (trigger_id, event_id, lease_epoch, available_at, lane_key)
-    SELECT %(trigger_id)s, event_id, lease_epoch, available_at, lane_key
+    SELECT %(trigger)s::int, event_id, lease_epoch, due_at, lane_key
     FROM again
-    WHERE available_at IS NOT NULL
+    WHERE due_at IS NOT NULL
 ),
 laned AS (
     INSERT INTO reflex.lane (trigger_id, key, pending, head)
-    SELECT %(trigger_id)s, lane_key, count(*), nextval('reflex.lane_position')
+    SELECT %(trigger)s::int, lane_key, count(*), nextval('reflex.lane_position')
     FROM again
-    WHERE lane_key IS NOT NULL AND available_at IS NULL
+    WHERE lane_key IS NOT NULL AND due_at IS NULL
     GROUP BY lane_key
     ORDER BY lane_key
     ON CONFLICT (trigger_id, key) DO UPDATE
@@ -113,27 +105,23 @@ laned AS (
 ),
 queued AS (
     INSERT INTO reflex.ordered (trigger_id, key, event_id, lease_epoch, position)
-    SELECT %(trigger_id)s, key, event_id, lease_epoch, nextval('reflex.lane_position')
+    SELECT %(trigger)s, key, event_id, lease_epoch, nextval('reflex.lane_position')
     FROM (
-        SELECT laned.key, again.event_id, again.lease_epoch
+        SELECT key, event_id, lease_epoch
         FROM laned
-        JOIN again ON again.lane_key = laned.key
-        WHERE again.available_at IS NULL
-        ORDER BY again.position, again.place
+        JOIN again ON lane_key = key
+        WHERE due_at IS NULL
+        ORDER BY position, place
     ) AS in_order
 )
-SELECT log_start.position AS start_position, log_start.place AS start_place, last.position, last.place,
-       (SELECT count(*) FROM member) AS looked_at,
-       (SELECT count(*) FROM matched WHERE NOT is_busy) AS replayed,
-       (SELECT count(*) FROM matched WHERE is_busy) AS left_alone,
+SELECT log_start.*, last.position, last.place,
+       (SELECT count(*) FROM member) AS looked_at, found.replayed, found.left_alone,
        (
            SELECT pg_notify('reflex', '')
-           FROM (SELECT FROM pending UNION ALL SELECT FROM laned WHERE ready LIMIT 1) AS any_pending
+           FROM (SELECT FROM pending UNION ALL SELECT FROM laned WHERE ready LIMIT 1) AS woken
        )::text AS notified
 FROM reflex.log_start
-LEFT JOIN (
-    SELECT position, cardinality(event_ids) AS place
-    FROM span
-    ORDER BY position DESC
-    LIMIT 1
-) AS last ON true
+CROSS JOIN (
+    SELECT count(*) FILTER (WHERE NOT is_busy) AS replayed, count(*) FILTER (WHERE is_busy) AS left_alone FROM matched
+) AS found
+LEFT JOIN (SELECT position, cardinality(event_ids) AS place FROM span ORDER BY position DESC LIMIT 1) AS last ON true
