@@ -5,18 +5,17 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import ClassVar, Final, Generic, TypeVar
 from uuid import UUID
 
+from reflex.core.durations import parse_duration
 from reflex.core.errors import EventRejected
 
 __all__ = ["DEFAULT_LIMIT", "MAX_LIMIT", "Page", "QueryRejected", "check_limit", "first_id_at", "parse_moment"]
 
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 500
-AGO: Final = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
-UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Row = TypeVar("Row")
 
@@ -84,9 +83,9 @@ def parse_moment(text: str, *, field: str, now: datetime | None = None) -> datet
     Raises:
         QueryRejected: It is neither; the sentence shows what is.
     """
-    if ago := AGO.fullmatch(text):
+    if (ago := parse_duration(text)) is not None:
         try:
-            return (now or datetime.now(UTC)) - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+            return (now or datetime.now(UTC)) - ago
         except OverflowError:
             raise QueryRejected(f"{text!r} is before the calendar begins", field=field) from None
     try:

@@ -146,7 +146,7 @@ async def live(
             audience=progress,
         ),
     )
-    maintenance = Maintenance(url, lease_timeout_s=settings.lease_timeout_s)
+    maintenance = Maintenance(url, lease_timeout_s=settings.lease_timeout_s, keep=settings.keep)
     timers = Timers(url, schedule_ids=incarnation.schedule_ids, poll_interval_s=settings.poll_interval_s)
     await patiently(url, stopping, lambda conn: enlist(conn, incarnation))
     if stopping.asked.is_set():

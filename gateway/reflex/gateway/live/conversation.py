@@ -78,12 +78,13 @@ class Services:
 
 class Opening(NamedTuple):
     """How a client opened: its session, where its replies go on (None: from now on), whether it has published before,
-    and what its lines are about."""
+    what its lines are about, and whether it misses no reply."""
 
     session: Session
     after: Cursor | None = None
     is_known: bool = False
     key: str | None = None
+    resumed: bool = False
 
 
 class Conversation:
@@ -98,6 +99,7 @@ class Conversation:
         self._source = f"ws:{opening.session.id}"
         self._key = opening.key or opening.session.id
         self._is_known = opening.is_known
+        self._resumed = opening.resumed
         self._receive = receive
         self._send = send
         self._receipts = receipts
@@ -131,6 +133,7 @@ class Conversation:
                 "welcome",
                 connection=self._session.id,
                 session=self._session.token,
+                resumed=self._resumed,
                 cursor=str(self._replies.cursor),
                 protocol=PROTOCOL,
             )

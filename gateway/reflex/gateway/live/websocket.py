@@ -89,13 +89,14 @@ class WebSocket:
             raise bad_query("session", "is not one that a welcome gave")
         known = await services.sessions.find(session.id)
         cursor = known if after is None else Cursor.parse(after)
+        resumed = cursor is not None
         if after is None and cursor is not None:
             # What is older than the log is gone; the rest of its replies is still there.
             try:
                 (await services.hub.read_in_turn(log_bounds)).check(cursor)
             except CursorExpired:
-                cursor = (await services.hub.read_in_turn(log_bounds)).start
-        return Opening(session, cursor, known is not None, query.get("key"))
+                cursor, resumed = (await services.hub.read_in_turn(log_bounds)).start, False
+        return Opening(session, cursor, known is not None, query.get("key"), resumed)
 
 
 def read_query(query_string: bytes) -> dict[str, str]:
