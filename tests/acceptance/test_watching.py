@@ -1,12 +1,22 @@
 """Watching an agent while it works, over the WebSocket: real gateway, real worker, the offline model."""
 
 import asyncio
+import time
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
+from psycopg import AsyncConnection
 from websockets.asyncio.client import ClientConnection, connect
 
+from reflex.core.log_filter import LogFilter
+from reflex.core.progress import WATCH_CHANNEL, WATCH_EVERY_S, ask_who_watches
+from reflex.gateway.live.outbox import Outbox
+from reflex.gateway.live.progress_feed import TOLD_EVERY_S, ProgressFeed
+from reflex.worker.wakeup import listen
 from tests.processes import eventually, gateway, sessions, worker
 
 APP = """
@@ -58,8 +68,55 @@ async def test_text_and_tool_calls_are_watched_live_and_the_reply_comes_as_well(
 
 
 async def listeners(database_url: str) -> int:
-    """How many workers hear that somebody watches. One that has just begun hears it ten seconds later."""
-    return await sessions(database_url, "reflex listener", "LISTEN%reflex_watch%")
+    """How many workers hear that somebody watches. One that has just begun may have a run before it hears it."""
+    return await sessions(database_url, "reflex listener", "%reflex_who_watches%")
+
+
+@pytest.mark.parametrize("first", ["watcher", "worker"])
+async def test_a_worker_knows_at_once_that_somebody_watches_whoever_came_first(
+    database_url: str, conn: AsyncConnection[Any], first: str
+) -> None:
+    """Long before it is said again. Fails when a worker does not ask after it connected (again), or a gateway does not
+    answer."""
+    heard: list[int] = []
+    workers = 5
+    async with ProgressFeed(database_url) as feed, AsyncExitStack() as stack:
+        watching = feed.watching("w", LogFilter(), Outbox(max_frames=10, max_chars=1000))
+        if first == "watcher":
+            await stack.enter_async_context(watching)
+        listening = [
+            asyncio.create_task(listen(database_url, {}, watch=partial(heard.append, n))) for n in range(workers)
+        ]
+        try:
+            await eventually(lambda: listeners(database_url))
+            if first == "worker":
+                await stack.enter_async_context(watching)
+            for _ in range(2):
+                await eventually(lambda: set(heard) == set(range(workers)), timeout_s=WATCH_EVERY_S / 2)
+                heard.clear()
+                await conn.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'reflex listener' "
+                    "AND datname = current_database()"
+                )
+        finally:
+            for each in listening:
+                each.cancel()
+            await asyncio.gather(*listening, return_exceptions=True)
+
+
+async def test_workers_that_ask_together_are_answered_together(database_url: str, conn: AsyncConnection[Any]) -> None:
+    """Fails when each is answered alone: what is said to one is heard by all of them."""
+    async with (
+        await AsyncConnection.connect(database_url, autocommit=True) as asker,
+        ProgressFeed(database_url) as feed,
+        feed.watching("w", LogFilter(), Outbox(max_frames=10, max_chars=1000)),
+    ):
+        await conn.execute(f"LISTEN {WATCH_CHANNEL}".encode())
+        began = time.monotonic()
+        for _ in range(300):
+            await ask_who_watches(asker)
+        answers = [answer async for answer in conn.notifies(timeout=3 * TOLD_EVERY_S)]
+        assert 1 <= len(answers) <= (time.monotonic() - began) / TOLD_EVERY_S + 1
 
 
 async def frames(connection: ClientConnection, *, until: str, kind: str | None = None) -> list[dict[str, Any]]:

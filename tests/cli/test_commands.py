@@ -139,6 +139,7 @@ def id_of(text: str) -> UUID:
         (["gateway"], {"REFLEX_PORT": "http"}, "REFLEX_PORT is 'http'"),
         (["gateway", "--host", "nowhere.invalid"], {"DATABASE_URL": NO_SERVER}, "REFLEX_HOST is 'nowhere.invalid'"),
         (["worker", "--concurrency", "0"], {}, "REFLEX_CONCURRENCY is 0"),
+        (["worker"], {"REFLEX_KEEP": "30"}, "REFLEX_KEEP is '30': write a length of time such as 12h or 30d"),
         (["worker"], {"DATABASE_URL": NO_SERVER}, "REFLEX_APP is not set"),
         (["worker", "--app", "nothing.here"], {"DATABASE_URL": NO_SERVER}, "there is no module 'nothing.here'"),
         (["worker", "--app", "nothing.here", "--processes", "2"], {"DATABASE_URL": NO_SERVER}, "no module"),
@@ -205,7 +206,13 @@ async def test_help_imports_nothing_that_takes_time(tmp_path: Path) -> None:
         "except SystemExit:\n    pass\n"
         f"print([name for name in {slow!r} if name in sys.modules], file=sys.stderr)"
     )
-    for arguments in (["--help"], ["worker", "--help"], ["dead-letters", "--help"], ["dead-letters", "list", "--help"]):
+    for arguments in (
+        ["--help"],
+        ["worker", "--help"],
+        ["dead-letters", "--help"],
+        ["dead-letters", "list", "--help"],
+        ["replay", "--help"],
+    ):
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", program, *arguments, cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

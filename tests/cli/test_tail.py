@@ -1,7 +1,13 @@
 """`reflex tail` and `reflex send --wait` beside real gateways and workers."""
 
 import asyncio
+import fcntl
+import os
 import signal
+import struct
+import sys
+import termios
+from asyncio.subprocess import PIPE
 
 import orjson
 
@@ -59,6 +65,66 @@ async def test_tail_prints_lines_for_people_and_says_how_to_go_on(shop: Shop) ->
     assert f"no gateway answers at {front.url}" in nobody.error
 
 
+INTERRUPTED = """
+import signal, sys, threading
+from reflex.cli.tailing import Tail
+
+def interrupt():
+    sys.stdin.read(1)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+threading.Thread(target=interrupt, daemon=True).start()
+Tail(sys.argv[1], {}, after=None, as_json=False).follow()
+"""
+
+
+async def test_tail_hears_a_signal_that_does_not_interrupt_its_waiting(shop: Shop) -> None:
+    """As one that comes just before it waits for the gateway: here it hits another thread. Fails when it is heard only
+    when the gateway says something."""
+    env = {"REFLEX_LIVE_HEARTBEAT_S": "60"}
+    async with gateway(shop.database_url, shop.folder, env=env) as front:
+        tail = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", INTERRUPTED, front.url, stdin=PIPE, stdout=PIPE, stderr=PIPE
+        )
+        try:
+            assert tail.stdin
+            assert tail.stdout
+            await eventually(lambda: readers(shop), what="a reader")
+            await shop.publish({"n": 1})
+            assert b'{"n":1}' in await tail.stdout.readline()
+            tail.stdin.write(b"!")
+            _, said = await asyncio.wait_for(tail.communicate(), 10)
+        finally:
+            if tail.returncode is None:
+                tail.kill()
+                await tail.wait()
+        assert (tail.returncode, said.split()[0:5]) == (0, b"to go on from here:".split())
+
+
+async def test_tail_ends_at_the_first_ctrl_c_while_nobody_reads_what_it_prints(shop: Shop) -> None:
+    """Fails when the signal waits for its turn in an event loop, which the printing holds up."""
+    reading, writing = os.pipe()
+    async with gateway(shop.database_url, shop.folder) as front:
+        command = ("-m", "reflex.cli.main", "tail", "--url", front.url)
+        tail = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=writing)
+        try:
+            await eventually(lambda: readers(shop), what="a reader")
+            await shop.publish(*[{"x": "y" * 1000} for _ in range(200)])
+            await eventually(lambda: unread(reading) > 40_000, what="a pipe that is full")
+            tail.send_signal(signal.SIGINT)
+            assert await asyncio.wait_for(tail.wait(), 10) == 0
+        finally:
+            if tail.returncode is None:
+                tail.kill()
+                await tail.wait()
+            os.close(reading)
+            os.close(writing)
+
+
+def unread(pipe: int) -> int:
+    return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
+
+
 async def test_send_waits_for_what_the_deliveries_come_to(shop: Shop) -> None:
     async with gateway(shop.database_url, shop.folder) as front, shop.worker():
         send = ("send", "--url", front.url, "--wait", "20")
@@ -76,4 +142,4 @@ async def test_send_waits_for_what_the_deliveries_come_to(shop: Shop) -> None:
 
 async def readers(shop: Shop) -> int:
     """How many connections follow the log because somebody reads it: the last statement of one that does is a read."""
-    return await sessions(shop.database_url, "reflex gateway: follow", "%Events after a cursor%")
+    return await sessions(shop.database_url, "reflex gateway: follow", "-- read_log%")

@@ -96,6 +96,9 @@ def appending(full: psycopg.Connection) -> None:
     }  # fmt: skip
     route = {"route_type": ["order.created"], "route_pattern": ["order.created"]}
     assert read(explain(full, "append_events", {**given, **route})).get("lane", 0) <= 300
+    # That it can do nothing without lanes is known before the events are looked at.
+    plan = explain(full, "append_events", {**given, **route}, without="lanes")
+    assert [node["Actual Loops"] for node in nodes(plan) if node.get("Alias") == "t"] == [0]
 
 
 def standing_loops(full: psycopg.Connection) -> None:

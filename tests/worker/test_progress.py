@@ -11,7 +11,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from reflex.core.database import connect
-from reflex.core.progress import PROGRESS_CHANNEL, WATCH_CHANNEL, ask_for_progress
+from reflex.core.progress import PROGRESS_CHANNEL, ask_for_progress
 from reflex.worker.progress import ProgressPublisher
 from reflex.worker.wakeup import listen
 from tests.agent.stub_provider import stream, stub_provider, text, tool_call
@@ -56,10 +56,10 @@ async def published(url: str, **options: Any) -> AsyncGenerator[ProgressPublishe
 
 
 async def listeners(conn: AsyncConnection[Any]) -> int:
-    """How many workers listen for watchers, the last channel of theirs."""
+    """How many workers listen, and have asked for watchers."""
     cursor = await conn.execute(
         "SELECT pid FROM pg_stat_activity WHERE application_name = 'reflex listener' AND state = 'idle' "
-        "AND query ~ 'LISTEN.*reflex_watch' AND datname = current_database()"
+        "AND query ~ 'reflex_who_watches' AND datname = current_database()"
     )
     return len(await cursor.fetchall())
 
@@ -247,12 +247,10 @@ async def test_what_waits_is_sent_before_the_process_ends(database_url: str, mon
 
 
 async def test_a_listener_that_comes_back_is_no_watcher(database_url: str, conn: AsyncConnection[Any]) -> None:
-    """Fails with: the functions of repeated channels called after a (re)connect; their channels not listened to."""
+    """Fails with: a watcher that is assumed after a (re)connect; its channel not listened to."""
     heard: list[str] = []
     channels = {"reflex": lambda: heard.append("wake")}
-    listening = asyncio.create_task(
-        listen(database_url, channels, repeated={WATCH_CHANNEL: lambda: heard.append("watch")})
-    )
+    listening = asyncio.create_task(listen(database_url, channels, watch=lambda: heard.append("watch")))
     try:
         for times in (1, 2):
             await eventually(lambda times=times: heard.count("wake") >= times)

@@ -13,6 +13,7 @@ from reflex.core.database import open_pool
 from reflex.core.settings import Settings
 from reflex.gateway import asyncapi, dead_letter_routes, docs_page, health, openapi, reading
 from reflex.gateway.access import Access
+from reflex.gateway.connections import read_places
 from reflex.gateway.group_commit import EventStore, GroupCommit
 from reflex.gateway.ingest import Ingest
 from reflex.gateway.keyring import Keyring
@@ -68,7 +69,8 @@ def create_app(
                 stack.push_async_callback(pool.close)
                 if access.wants_keys:
                     app.state.keyring = await stack.enter_async_context(Keyring(pool))
-                hub = await stack.enter_async_context(Hub(settings.database_url, pool, stopping=stopping))
+                places = app.state.read_places = read_places(pool)
+                hub = await stack.enter_async_context(Hub(settings.database_url, pool, places, stopping=stopping))
                 app.state.hub = hub
                 app.state.progress = await stack.enter_async_context(ProgressFeed(settings.database_url))
                 app.state.sessions = await stack.enter_async_context(Sessions(hub.read))

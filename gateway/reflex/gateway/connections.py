@@ -6,7 +6,7 @@ a cancellation: work that is late is left to end by itself, and the request is a
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -20,6 +20,7 @@ from reflex.core.errors import DatabaseUnavailable, Saturated
 
 __all__ = [
     "NO_DATABASE",
+    "READS",
     "READ_S",
     "Connection",
     "Pool",
@@ -30,6 +31,7 @@ __all__ = [
     "place_in",
     "pool_of",
     "read",
+    "read_places",
 ]
 
 Connection = AsyncConnection[Any]
@@ -42,6 +44,7 @@ WAIT_S: Final = 2.0
 STATEMENT_TIMEOUT: Final = "SET LOCAL statement_timeout = '5s'"
 READ_S: Final = 8.0
 CHANGE_S: Final = 60.0
+READS: Final = "the queue for database reads"
 NO_DATABASE: Final = "this gateway was started without a database"
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("reflex.gateway.connections")
@@ -56,8 +59,10 @@ async def read(request: Request, query: Callable[[Connection], Awaitable[Result]
         DatabaseUnavailable: No connection, a broken one, or the query took too long.
     """
 
+    pool = pool_of(request)
+
     async def work() -> Result:
-        async with turn(request), limited(pool_of(request), wait_s=WAIT_S) as conn:
+        async with place_of(request), limited(pool, wait_s=WAIT_S) as conn:
             return await query(conn)
 
     return await finish_within(READ_S, work())
@@ -71,8 +76,10 @@ async def change(request: Request, command: Callable[[Connection], Awaitable[Res
         DatabaseUnavailable: As for `read`; what was done before is done.
     """
 
+    pool = pool_of(request)
+
     async def work() -> Result:
-        async with turn(request), lend(pool_of(request), wait_s=WAIT_S) as conn:
+        async with place_of(request), lend(pool, wait_s=WAIT_S) as conn:
             return await command(conn)
 
     return await finish_within(CHANGE_S, work())
@@ -86,14 +93,13 @@ def pool_of(request: Request) -> Pool:
     return pool
 
 
-@asynccontextmanager
-async def turn(request: Request) -> AsyncGenerator[None]:
-    """One of the places for requests that read."""
-    state = request.app.state
-    if not hasattr(state, "read_turns"):
-        state.read_turns = asyncio.Semaphore(max(1, pool_of(request).max_size - KEPT_FOR_HEALTH))
-    async with place_in(state.read_turns, wait_s=WAIT_S, queue="the queue for database reads"):
-        yield
+def place_of(request: Request) -> AbstractAsyncContextManager[None]:
+    return place_in(request.app.state.read_places, wait_s=WAIT_S, queue=READS)
+
+
+def read_places(pool: Pool) -> asyncio.Semaphore:
+    """The places for all who read, requests and the hub together."""
+    return asyncio.Semaphore(max(1, pool.max_size - KEPT_FOR_HEALTH))
 
 
 @asynccontextmanager

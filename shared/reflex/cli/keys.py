@@ -29,9 +29,12 @@ def create(
     """Make a key and print its secret: to standard output, once, and nothing else goes there."""
     from reflex.cli.tables import print_json
     from reflex.core.api_keys import create_api_key
-    from reflex.core.pages import parse_duration
+    from reflex.core.durations import parse_duration
+    from reflex.core.pages import QueryRejected
 
-    lasts = parse_duration(expires, field="expires") if expires else None
+    lasts = parse_duration(expires) if expires is not None else None
+    if expires is not None and lasts is None:
+        raise QueryRejected(f"{expires[:80]!r} is no duration; write 12h or 90d", field="expires")
     key, secret = run(lambda conn: create_api_key(conn, name=name, scopes=scope, lasts=lasts))
     if json:
         print_json({"key": key, "secret": secret})

@@ -3,14 +3,20 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reflex.cli import dead_letters, keys
 from reflex.core.errors import CONFIGURATION_EXIT_CODE, ConfigurationError, ReflexError
 
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
 __all__ = ["app", "main"]
+
+# As a shell counts a command that Ctrl-C ended: what was asked for is not done.
+INTERRUPTED_EXIT_CODE = 130
 
 # Logfire brings a plugin through which pydantic imports the whole of it: half a second and 30 MB, listening or not.
 if not os.environ.get("LOGFIRE_TOKEN"):
@@ -35,6 +41,7 @@ DISTRIBUTIONS = {
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
 GatewayUrl = Annotated[str | None, typer.Option("--url", help="The gateway (http://127.0.0.1:REFLEX_PORT).")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 AppPath = Annotated[str | None, typer.Option("--app", help="The app's module, as REFLEX_APP.", metavar="MODULE")]
 
 
@@ -200,6 +207,56 @@ def schedules(json: Json = False) -> None:
 
 
 @app.command()
+def prune(
+    keep: Annotated[str | None, typer.Option(help="How much to keep, as REFLEX_KEEP: 12h, 30d.", metavar="AGE")] = None,
+    until: Annotated[str | None, typer.Option(help="Everything up to this cursor.", metavar="CURSOR")] = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Remove old events, with their runs and idempotency keys, and sessions that are as old.
+
+    Readers that are further behind are told that they missed something. Events of which a delivery is pending, running
+    or dead stay until it is not. Ctrl-C stops; what was removed stays removed.
+    """
+    from reflex.cli.pruning import prune as run
+    from reflex.core.settings import load_settings
+
+    interruptible(run(load_settings(), keep=keep, until=until, dry_run=dry_run, as_json=json))
+
+
+@app.command()
+def replay(
+    trigger: Annotated[str, typer.Argument(help="The trigger's name.")],
+    after: Annotated[
+        str | None, typer.Option(help="Begin after this cursor; there is no default.", metavar="CURSOR")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="End with this one, not with the log.", metavar="CURSOR")] = None,
+    type: Annotated[
+        list[str] | None, typer.Option(help="Only events of this type; order.* is a prefix. Again for more.")
+    ] = None,
+    source: Annotated[list[str] | None, typer.Option(help="Only what came from there. Again for more.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only what is about this.")] = None,
+    app: Annotated[str | None, typer.Option("--app", help="The trigger's app, if several have one.")] = None,
+    dry_run: DryRun = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with the cursor.")] = False,
+) -> None:
+    """Give a trigger events again that are in the log. What its agent does outside of Reflex, it does again.
+
+    The runs of before stay. A delivery that is pending, running or dead is left alone (`reflex dead-letters retry`).
+    Ctrl-C stops, and says how to go on from there.
+    """
+    from reflex.cli.replaying import replay_events
+    from reflex.core.settings import load_settings
+
+    interruptible(
+        replay_events(
+            load_settings(), trigger, app=app, after=after, until=until, types=type or (), sources=source or (),
+            key=key, dry_run=dry_run, as_json=json,
+        )
+    )  # fmt: skip
+
+
+@app.command()
 def bench(
     only: Annotated[
         list[str] | None, typer.Option(help="One benchmark; give it again for more.", metavar="NAME")
@@ -223,6 +280,16 @@ def bench(
     if json is not None:
         write_document(document, json)
     raise typer.Exit(1 if strict and not document["ok"] else 0)
+
+
+def interruptible(work: "Coroutine[Any, Any, None]") -> None:
+    """Run what says itself how far it was when Ctrl-C ends it."""
+    import asyncio
+
+    try:
+        asyncio.run(work)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
 
 
 def make_importable(folder: Path) -> None:

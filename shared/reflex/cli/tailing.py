@@ -1,6 +1,10 @@
 """`reflex tail`: the log as it grows, over a gateway's event stream; a line an event, and a cursor to go on from."""
 
-import time
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing, contextmanager, suppress
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -44,8 +48,7 @@ class Tail:
         self._cursor = after
         self._as_json = as_json
         self._connected = False
-        timeout = httpx2.Timeout(SILENCE_S, connect=CONNECT_S)
-        self._client = httpx2.Client(timeout=timeout, headers=authorization(api_key))
+        self._authorization = authorization(api_key)
 
     def follow(self, *, count: int | None = None) -> None:
         """Print events until Ctrl-C, or until there were `count` of them.
@@ -53,38 +56,41 @@ class Tail:
         Raises:
             ReflexError: There is no gateway, or it refuses the question.
         """
-        try:
-            while count is None or count > 0:
-                try:
-                    for event in self._events():
-                        self._print(event)
-                        count = None if count is None else count - 1
-                        if count == 0:
-                            break
-                except httpx2.TransportError as error:
-                    if not self._connected:
-                        reason = str(error) or type(error).__name__
-                        raise ReflexError(f"no gateway answers at {self._gateway}: {reason}") from None
-                    say("the stream broke; connecting again")
-                    time.sleep(AGAIN_S)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            self._client.close()
+        with suppress(KeyboardInterrupt):
+            asyncio.run(self._follow(count))
         if self._cursor is not None and not self._as_json:
             say(f"to go on from here: --after {self._cursor}")
 
-    def _events(self) -> Any:
+    async def _follow(self, count: int | None) -> None:
+        timeout = httpx2.Timeout(SILENCE_S, connect=CONNECT_S)
+        with woken_by_signals():
+            async with httpx2.AsyncClient(timeout=timeout, headers=self._authorization) as client:
+                while count is None or count > 0:
+                    try:
+                        async with aclosing(self._events(client)) as events:
+                            async for event in events:
+                                self._print(event)
+                                count = None if count is None else count - 1
+                                if count == 0:
+                                    break
+                    except httpx2.TransportError as error:
+                        if not self._connected:
+                            reason = str(error) or type(error).__name__
+                            raise ReflexError(f"no gateway answers at {self._gateway}: {reason}") from None
+                        say("the stream broke; connecting again")
+                        await asyncio.sleep(AGAIN_S)
+
+    async def _events(self, client: httpx2.AsyncClient) -> AsyncGenerator[ServerSentEvent]:
         """The events of one connection. What only moves the cursor, and how it ends, is dealt with here."""
         headers = {"last-event-id": self._cursor} if self._cursor else {}
-        with self._client.sse(self._url, params=self._filters, headers=headers) as source:
+        async with client.sse(self._url, params=self._filters, headers=headers) as source:
             response = source.response
             if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE and self._connected:
                 raise httpx2.ReadError("the gateway is not ready")
             if response.status_code != HTTPStatus.OK:
-                raise ReflexError(f"the gateway refuses ({response.status_code}): {explain(response.read())}")
+                raise ReflexError(f"the gateway refuses ({response.status_code}): {explain(await response.aread())}")
             self._connected = True
-            for sent in source:
+            async for sent in source:
                 if sent.event == "closing":
                     self._say_closed(sent)
                     break
@@ -106,6 +112,26 @@ class Tail:
         typer.echo(as_json if self._as_json else line_of(orjson.loads(sent.data)))
         # Only what was printed counts as read.
         self._cursor = sent.id
+
+
+@contextmanager
+def woken_by_signals() -> Generator[None]:
+    """Whoever waits for the gateway hears of a signal at once, also of one that came just before the wait began: Python
+    would look at it when the wait is over, and asyncio.run changes nothing about that."""
+    # asyncio's own would wait until the loop has its turn, and who prints into a pipe that nobody reads has none.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    loop = asyncio.get_running_loop()
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        far.setblocking(False)
+        loop.add_reader(near, near.recv, 1)
+        before = signal.set_wakeup_fd(far.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(near)
 
 
 def line_of(event: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ by a lower one, whatever commits overlapped, and a reader needs nothing but the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -25,6 +25,7 @@ __all__ = [
     "LogPage",
     "LoggedEvent",
     "drop_log",
+    "log_before",
     "log_bounds",
     "read_log",
     "tail_log",
@@ -170,7 +171,15 @@ async def tail_log(
     return Cursor(*row) if row else (await log_bounds(conn)).end
 
 
+async def log_before(conn: AsyncConnection[Any], age: timedelta, *, now: datetime | None = None) -> Cursor:
+    """The cursor up to which the log is older than `age`: by when an event got its place, which is right after its
+    commit. Nowhere before the beginning of the log."""
+    row = await (await conn.execute(statement("log_before"), {"age": age, "now": now})).fetchone()
+    start = (await log_bounds(conn)).start
+    return max(start, Cursor(*row)) if row else start
+
+
 async def drop_log(conn: AsyncConnection[Any], *, until: Cursor) -> None:
-    """Forget the order of everything up to `until`. Its events stay until they are dropped, too; a reader whose cursor
-    is older is told that it missed something."""
+    """Forget the order of everything up to `until`: a reader whose cursor is older is told that it missed something.
+    Its events stay until they are pruned."""
     await conn.execute(statement("drop_log"), until._asdict())

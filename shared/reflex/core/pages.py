@@ -5,27 +5,17 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import ClassVar, Final, Generic, TypeVar
 from uuid import UUID
 
+from reflex.core.durations import parse_duration
 from reflex.core.errors import EventRejected
 
-__all__ = [
-    "DEFAULT_LIMIT",
-    "MAX_LIMIT",
-    "Page",
-    "QueryRejected",
-    "check_limit",
-    "first_id_at",
-    "parse_duration",
-    "parse_moment",
-]
+__all__ = ["DEFAULT_LIMIT", "MAX_LIMIT", "Page", "QueryRejected", "check_limit", "first_id_at", "parse_moment"]
 
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 500
-AGO: Final = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
-UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Row = TypeVar("Row")
 
@@ -87,27 +77,15 @@ def first_id_at(moment: datetime) -> UUID:
     return UUID(int=min(max(milliseconds, 0), 2**48 - 1) << 80)
 
 
-def parse_duration(text: str, *, field: str) -> timedelta:
-    """A duration as people write it, as in `15m`, `2h`, `7d`.
-
-    Raises:
-        QueryRejected: It is none.
-    """
-    found = AGO.fullmatch(text)
-    if found is None:
-        raise QueryRejected(f"{text[:80]!r} is no duration; write 15m, 2h or 90d", field=field)
-    return timedelta(**{UNITS[found[2]]: int(found[1])})
-
-
 def parse_moment(text: str, *, field: str, now: datetime | None = None) -> datetime:
     """A moment as people and programs write it: ISO 8601 with an offset, or how long ago, as in `15m`, `2h`, `7d`.
 
     Raises:
         QueryRejected: It is neither; the sentence shows what is.
     """
-    if AGO.fullmatch(text):
+    if (ago := parse_duration(text)) is not None:
         try:
-            return (now or datetime.now(UTC)) - parse_duration(text, field=field)
+            return (now or datetime.now(UTC)) - ago
         except OverflowError:
             raise QueryRejected(f"{text!r} is before the calendar begins", field=field) from None
     try:

@@ -1,7 +1,8 @@
 """Progress: what a run does while it does it, for those who watch. Not kept anywhere; what became of the run is.
 
-A gateway whose subscribers watch says so (`ask_for_progress`) at once and every WATCH_EVERY_S. Workers send for
-WATCHED_FOR_S after they heard it, and nothing otherwise: a notification is a cost for the whole database.
+A gateway whose subscribers watch says so (`ask_for_progress`) at once, every WATCH_EVERY_S, and when a worker that has
+begun to listen asks (`ask_who_watches`). Workers send for WATCHED_FOR_S after they heard it, and nothing otherwise: a
+notification is a cost for the whole database.
 """
 
 from collections.abc import Sequence
@@ -21,10 +22,12 @@ __all__ = [
     "WATCHED_FOR_S",
     "WATCH_CHANNEL",
     "WATCH_EVERY_S",
+    "WHO_WATCHES_CHANNEL",
     "Progress",
     "ProgressKind",
     "as_json",
     "ask_for_progress",
+    "ask_who_watches",
     "decode",
     "encode",
     "send_progress",
@@ -32,6 +35,7 @@ __all__ = [
 
 PROGRESS_CHANNEL: Final = "reflex_progress"
 WATCH_CHANNEL: Final = "reflex_watch"
+WHO_WATCHES_CHANNEL: Final = "reflex_who_watches"
 WATCH_EVERY_S: Final = 10.0
 # Two announcements may be lost or late.
 WATCHED_FOR_S: Final = 25.0
@@ -104,6 +108,11 @@ RECORD: Final = TypeAdapter(Progress)
 async def ask_for_progress(conn: AsyncConnection[Any]) -> None:
     """Tell all workers that somebody watches."""
     await conn.execute(statement("notify_watch"))
+
+
+async def ask_who_watches(conn: AsyncConnection[Any]) -> None:
+    """Ask all gateways to say it if somebody watches."""
+    await conn.execute(statement("notify_who_watches"))
 
 
 async def send_progress(conn: AsyncConnection[Any], payloads: Sequence[str]) -> None:

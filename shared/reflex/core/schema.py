@@ -116,8 +116,15 @@ sa.Table(
     needed("seen_at", AT, default=NOW),
     sa.Index("ix_session_seen_at", "seen_at"),
 )
-sa.Table("idempotency", metadata, key("source", sa.Text), key("key", sa.Text), needed("event_id", sa.Uuid),
-         needed("created_at", AT, default=NOW))  # fmt: skip
+sa.Table(
+    "idempotency",
+    metadata,
+    key("source", sa.Text),
+    key("key", sa.Text),
+    needed("event_id", sa.Uuid),
+    needed("created_at", AT, default=NOW),
+    sa.Index("ix_idempotency_event_id", "event_id"),
+)
 sa.Table("unrouted", metadata, key("type", TYPE), key("event_id", sa.Uuid))
 sa.Table(
     "delivery",

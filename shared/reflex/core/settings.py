@@ -3,16 +3,31 @@
 Importing pydantic-settings takes longer than the rest of the command line together: import this module late.
 """
 
+from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from dotenv import load_dotenv
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from reflex.core.durations import parse_duration
 from reflex.core.errors import ConfigurationError
 
 __all__ = ["Settings", "load_settings"]
+
+
+def duration(text: Any) -> Any:
+    length = parse_duration(text) if isinstance(text, str) else text
+    if not length:
+        raise PydanticCustomError(
+            "duration", "write a length of time such as 12h or 30d; leave it out to keep everything"
+        )
+    return length
+
+
+Duration = Annotated[timedelta, BeforeValidator(duration)]
 
 
 class Settings(BaseSettings):
@@ -61,6 +76,7 @@ class Settings(BaseSettings):
     max_depth: int = Field(default=16, ge=1, le=1000)
     max_output_bytes: int = Field(default=256 * 1024, ge=1024)
     max_published: int = Field(default=1000, ge=1)
+    keep: Duration | None = None
 
     trace_content: bool = False
 

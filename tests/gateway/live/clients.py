@@ -121,6 +121,13 @@ class RawClient:
                 (length,) = struct.unpack(">Q", await self.reader.readexactly(8))
             return first & 0x0F, await self.reader.readexactly(length)
 
+    async def text(self) -> str:
+        """The next text frame, whatever comes before it."""
+        while True:
+            opcode, content = await self.hear()
+            if opcode == 1:
+                return content.decode()
+
     async def closing(self) -> tuple[int, str]:
         """The code and the reason of the close frame, whatever comes before it."""
         while True:

@@ -14,6 +14,7 @@ from reflex.core.database import open_pool
 from reflex.core.log_filter import LogFilter
 from reflex.core.log_reading import LoggedEvent
 from reflex.core.placing import place
+from reflex.gateway.connections import read_places
 from reflex.gateway.live.hub import Hub
 from reflex.gateway.live.outbox import Outbox, OutboxClosed
 from reflex.gateway.live.subscription import Subscription
@@ -30,7 +31,7 @@ async def open_hub(url: str, *, pool_url: str | None = None) -> AsyncGenerator[H
     pool = open_pool(pool_url or url, name="reflex gateway", size=4)
     await pool.open(wait=False)
     try:
-        async with Hub(url, pool) as hub:
+        async with Hub(url, pool, read_places(pool)) as hub:
             yield hub
     finally:
         await pool.close()

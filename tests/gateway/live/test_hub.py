@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from psycopg import AsyncConnection
@@ -18,6 +19,7 @@ from reflex.core.log import append
 from reflex.core.log_filter import LogFilter
 from reflex.core.log_reading import LoggedEvent, LogPage, drop_log, log_bounds, read_log
 from reflex.core.migrate import upgrade
+from reflex.core.retention import Pruning
 from reflex.gateway.live import follower as follower_module
 from reflex.gateway.live import hub as hub_module
 from reflex.gateway.live.outbox import SLOW
@@ -311,28 +313,35 @@ async def test_an_event_that_cannot_be_handed_out_ends_the_readers_and_not_the_h
         assert before == everything[:2]
 
 
-async def test_a_log_that_is_dropped_under_a_reader_of_old_events_ends_it(
+async def test_a_log_that_is_pruned_under_a_reader_of_old_events_ends_it_and_not_one_that_is_behind_it(
     database_url: str, writer: AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch, short_memory: None
 ) -> None:
-    """Dropped between two of its pages. Fails with: a page that looks at the bounds of the log only in the beginning,
-    or before it reads."""
+    """Between two of its pages. Fails with: a page that looks at the bounds of the log only in the beginning, or before
+    it reads; or rows of the log that are left without their events."""
     await publish(writer, 20)
     await log_ids(writer)
+    pruning = Pruning((await log_bounds(writer)).end)
+    new: list[UUID] = []
     pages = 0
 
     async def read_page(conn_: AsyncConnection[Any], after: Cursor, *, filter: LogFilter) -> LogPage:
         nonlocal pages
         pages += 1
         if pages == 2:
-            await drop_log(writer, until=(await log_bounds(writer)).end)
-            await publish(writer, 3)
+            while await pruning.portion(writer):
+                pass
+            new.extend(await publish(writer, 3))
             await log_ids(writer)
         return await read_log(conn_, after, filter=filter, limit=5)
 
     monkeypatch.setattr(hub_module, "read_log", read_page)
-    async with open_hub(database_url) as hub, Reader(hub, after=BEGINNING) as reader:
-        assert await reader.ends() == "cursor_expired"
-        assert len(reader.ids) == 5
+    async with open_hub(database_url) as hub:
+        async with Reader(hub, after=BEGINNING) as reader:
+            assert await reader.ends() == "cursor_expired"
+            assert len(reader.ids) == 5
+        assert pruning.done.events == 20
+        async with Reader(hub, after=pruning.until) as behind:
+            assert await behind.has(3) == new
 
 
 async def test_a_cursor_ahead_of_the_log_is_refused_and_one_ahead_of_the_hub_is_not(

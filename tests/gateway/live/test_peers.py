@@ -7,9 +7,10 @@ import os
 import re
 import resource
 import signal
+import socket
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,10 +20,13 @@ from psycopg import AsyncConnection
 from reflex.core.database import connect
 from reflex.core.log import append
 from reflex.gateway.live import conversation, stream
+from reflex.gateway.live.conversation import Conversation
+from reflex.gateway.live.hub import Hub
 from reflex.gateway.live.subscription import Subscription
 from reflex.gateway.server import OTHER_FILES, allow_connections
 from tests.gateway.gateways import served, settings_for
 from tests.gateway.live.clients import Address, RawClient, connected, raw, small_socket
+from tests.gateway.live.readers import log_ids
 from tests.processes import eventually, gateway
 from tests.queue_fixtures import new_event
 
@@ -183,7 +187,8 @@ async def test_a_client_that_does_not_read_is_closed_as_slow_and_holds_nothing(
 async def test_a_slow_client_is_told_where_to_resume_and_misses_nothing(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails when a cursor in `closing` is ahead of what the client got."""
+    """Fails when a cursor in `closing` is ahead of what the client got, or behind: the frame that was in hand when the
+    time was over came, too."""
     settings = settings_for(database_url, live_buffer_events=50)
     async with served(settings) as address, await connect(database_url, name="tests") as conn:
         sent: list[str] = []
@@ -191,24 +196,62 @@ async def test_a_slow_client_is_told_where_to_resume_and_misses_nothing(
         async with connected(address, max_queue=1, sock=small_socket(address)) as client:
             await client.say("subscribe", id="all", types=["*"])
             await client.hear("subscribed")
+            talk = the_one(Conversation)
             for _ in range(20):
                 events = [new_event(payload=json.dumps({"text": "x" * 100_000})) for _ in range(10)]
                 await append(conn, events)
                 sent += [str(event.event_id) for event in events]
+            await time_is_over(talk, monkeypatch)
             while (frame := await client.hear())["op"] == "event":
                 heard.append(frame["event"]["id"])
             assert (frame["op"], frame["code"]) == ("closing", 4008)
             assert (await client.is_closed())[0] == 4008
         assert heard == sent[: len(heard)]
-        resumed = sent.index(heard[-1]) if heard else -1
         async with connected(address) as again:
             await again.say("subscribe", id="all", types=["*"], after=frame["cursors"]["all"])
             await again.hear("subscribed")
-            rest = [(await again.hear("event"))["event"]["id"]]
-            assert sent.index(rest[0]) <= resumed + 1
-            while rest[-1] != sent[-1]:
-                rest.append((await again.hear("event"))["event"]["id"])
-            assert rest == sent[sent.index(rest[0]) :]
+            rest = [(await again.hear("event"))["event"]["id"] for _ in sent[len(heard) :]]
+            assert heard + rest == sent
+
+
+async def test_an_event_that_waits_behind_an_answer_to_a_ping_comes_before_the_goodbye(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when a frame waits for its turn to be written: it is dropped when the time is over, and yet counts as
+    sent."""
+    async with (
+        served(settings_for(database_url, live_buffer_events=10)) as address,
+        await connect(database_url, name="tests") as conn,
+        raw(address, sock=small_socket(address)) as client,
+    ):
+        client.frame(b'{"op":"subscribe","id":"all","types":["*"]}')
+        assert [await op_of(client), await op_of(client)] == ["welcome", "subscribed"]
+        connection, talk = the_one(stream.Connection), the_one(Conversation)
+        connection.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        protocol = connection.writer.transport.get_protocol()
+        await eventually(lambda: [client.frame(b"x" * 125, opcode=9) for _ in range(200)] and protocol._drain_waiters)
+        await append(conn, [new_event()])
+        await eventually(lambda: talk._is_writing)
+        await append(conn, [new_event() for _ in range(15)])
+        await time_is_over(talk, monkeypatch)
+        frames = [json.loads(content) for content in [await client.text(), await client.text()]]
+        assert [frame["op"] for frame in frames] == ["event", "closing"]
+        assert frames[1]["cursors"] == {"all": frames[0]["cursor"]}
+
+
+async def time_is_over(talk: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait until a conversation that is too slow gives up what it sends, and give its goodbye the time it needs."""
+    monkeypatch.setattr(conversation, "ENDING_S", 0.1)
+    await eventually(lambda: talk._outbox.closed)
+    monkeypatch.setattr(conversation, "ENDING_S", 20)
+    await eventually(lambda: talk._writing_limit is None)
+
+
+def the_one(kind: type) -> Any:
+    """The only one there is of its kind."""
+    gc.collect()
+    (found,) = [found for found in gc.get_objects() if type(found) is kind]
+    return found
 
 
 async def test_old_events_of_one_subscription_do_not_make_a_client_slow_for_another(database_url: str) -> None:
@@ -263,6 +306,79 @@ async def test_a_client_that_goes_on_after_it_was_closed_holds_nothing(address: 
         assert (await client.closing())[0] == 4009
         client.writer.transport.abort()
         await eventually(lambda: not tasks_of_connections(), what="the end of every task")
+
+
+async def test_a_client_that_breaks_off_while_neither_side_reads_is_let_go_of(database_url: str) -> None:
+    """Fails when who finds out by sending waits until the app has read of it: the app does not read before that very
+    sending is over. The connection would keep its place for ever."""
+    async with served(settings_for(database_url, live_buffer_events=20)) as address:
+        async with await connect(database_url, name="tests") as conn:
+            for _ in range(40):
+                await append(conn, [new_event(payload=json.dumps({"text": "x" * 100_000})) for _ in range(5)])
+            await log_ids(conn)
+        async with raw(address, sock=small_socket(address)) as client:
+            client.frame(b'{"op":"subscribe","id":"old","tail":200}')
+            assert [await op_of(client), await op_of(client)] == ["welcome", "subscribed"]
+            # Answers find no room among the old events that the client does not read; then it is not read, either.
+            await eventually(lambda: app_is_behind(client))
+        await eventually(lambda: not tasks_of_connections(), what="the end of every task")
+
+
+def app_is_behind(client: RawClient) -> bool:
+    """Whether what a client says waits for an app that does not take it."""
+    behind = [found for found in gc.get_objects() if type(found) is stream.Stream and found.app_is_behind]
+    for _ in range(20):
+        client.frame(PING)
+    return any(cast("Any", found).app_put.__self__.full() for found in behind)
+
+
+async def test_a_subscription_that_was_being_entered_is_left_before_its_conversation_is_over(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when a conversation does not wait for its reader: what that still does would go on without it."""
+    enter, run = Hub.subscription, Conversation.run
+    left: list[tuple[object, object]] = []
+
+    @asynccontextmanager
+    async def enter_slowly(self: Hub, subscription: Subscription, *, field: str = "after") -> AsyncGenerator[None]:
+        async with enter(self, subscription, field=field):
+            if field == "/after":
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    for _ in range(1000):
+                        await asyncio.sleep(0)
+            yield
+
+    async def run_and_look(self: Conversation) -> None:
+        await run(self)
+        left.append((list(self._services.hub._subscriptions), list(self._services.progress._watchers)))
+
+    monkeypatch.setattr(Hub, "subscription", enter_slowly)
+    monkeypatch.setattr(Conversation, "run", run_and_look)
+    async with served(settings_for(database_url, ws_idle_s=0.2)) as address, connected(address) as client:
+        await client.say("subscribe", id="all", include=["progress"])
+        assert (await client.is_closed())[0] == 4001
+        await eventually(lambda: left)
+    assert left == [([], [])]
+
+
+async def test_what_is_being_stored_when_its_client_goes_is_stored_without_a_complaint(database_url: str) -> None:
+    """Fails when an answer that nobody waits for any more is an error that nobody looks at, or ends the storing."""
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    async with served(settings_for(database_url)) as address, await connect(database_url, name="tests") as conn:
+        async with conn.transaction():
+            await conn.execute("LOCK TABLE reflex.event IN SHARE MODE")
+            async with connected(address) as client:
+                for number in range(3):
+                    await client.say("publish", id=f"{number}", event={"type": "a"})
+                await eventually(lambda: waits_for_a_lock(conn))
+            await eventually(lambda: tasks_of_connections() == ["Conversation._store"] * 3)
+        await eventually(lambda: not tasks_of_connections(), what="the end of every task")
+        assert (await conn.execute("SELECT FROM reflex.event")).rowcount == 3
+        gc.collect()
+    assert not complaints
 
 
 def subscriptions() -> list[Subscription]:

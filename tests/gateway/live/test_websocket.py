@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from reflex.core.log_reading import drop_log, log_bounds
 from reflex.core.placing import place
 from reflex.core.progress import WATCH_CHANNEL, Progress, encode, send_progress
 from reflex.core.replies import REPLY_TYPE
+from reflex.core.sessions import forget_sessions
 from reflex.gateway.app import create_app
 from reflex.gateway.live import sessions
 from reflex.gateway.server import listen, serve_until
@@ -414,14 +416,14 @@ async def test_without_a_cursor_a_session_goes_on_where_the_client_was_certainly
         await eventually(is_written)
     await answer(conn, published, client, '"second"')
     async with connected(address, f"?session={client.welcome['session']}") as again:
-        assert again.welcome["cursor"] == reply["cursor"]
+        assert (again.welcome["cursor"], again.welcome["resumed"]) == (reply["cursor"], True)
         assert (await again.hear("reply"))["output"] == "second"
 
 
 async def test_a_session_whose_position_was_dropped_from_the_log_goes_on_where_the_log_begins(
     address: Address, conn: AsyncConnection[Any]
 ) -> None:
-    """Fails when the client is refused for a position that it does not know of."""
+    """Fails when the client is refused for a position that it does not know of, or not told that it may miss some."""
     async with connected(address) as client:
         await client.type("one")
         published = await client.hear("published")
@@ -431,7 +433,37 @@ async def test_a_session_whose_position_was_dropped_from_the_log_goes_on_where_t
     await drop_log(conn, until=(await log_bounds(conn)).end)
     await answer(conn, published, client, '"late"')
     async with connected(address, f"?session={client.welcome['session']}") as again:
+        assert again.welcome["resumed"] is False
         assert (await again.hear("reply"))["output"] == "late"
+
+
+async def test_a_session_that_was_forgotten_is_told_and_goes_on_from_now(
+    address: Address, conn: AsyncConnection[Any]
+) -> None:
+    """Fails when the client cannot tell it from one whose replies all come."""
+    async with connected(address) as client:
+        assert client.welcome["resumed"] is False
+        await client.type("one")
+        published = await client.hear("published")
+    query = f"?session={client.welcome['session']}"
+    async with connected(address, query) as again:
+        assert again.welcome["resumed"] is True
+    await conn.execute("UPDATE reflex.session SET seen_at = now() - interval '2 hours'")
+    assert await forget_sessions(conn, age=timedelta(hours=1)) == 1
+    await answer(conn, published, client, '"missed"')
+
+    async def is_read() -> bool:
+        async with connected(address) as somebody:
+            return Cursor.parse(somebody.welcome["cursor"]).position == 2
+
+    await eventually(is_read)
+    async with connected(address, query) as again:
+        assert (again.welcome["connection"], again.welcome["resumed"]) == (client.welcome["connection"], False)
+        await answer(conn, published, client, '"late"')
+        assert (await again.hear("reply"))["output"] == "late"
+    async with connected(address, f"{query}&after={client.welcome['cursor']}") as again:
+        assert again.welcome["resumed"] is True
+        assert [(await again.hear("reply"))["output"] for _ in range(2)] == ["missed", "late"]
 
 
 @pytest.mark.parametrize(

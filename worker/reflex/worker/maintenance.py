@@ -1,6 +1,8 @@
-"""Maintenance: the standing loops over the tables. Every worker runs them; SKIP LOCKED lets them share the work."""
+"""Maintenance: the standing loops over the tables. Every worker runs them; SKIP LOCKED lets them share the work.
+Only retention is done by one at a time."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -13,6 +15,7 @@ from reflex.core.database import answered_within
 from reflex.core.lanes import leave_lanes, promote_lanes, sweep_lanes
 from reflex.core.queue import promote_scheduled, route_unrouted
 from reflex.core.reaping import reap
+from reflex.core.retention import Pruning
 from reflex.core.schedules import retire_schedules
 from reflex.core.workers import retire_triggers
 from reflex.worker.standing import standing
@@ -22,15 +25,20 @@ __all__ = ["Maintenance"]
 BATCH: Final = 1000
 # A chore that takes longer than so many lease timeouts has lost its connection and does not know it.
 LEASE_TIMEOUTS_PER_CHORE: Final = 6
+# Between two passes of retention: so long that nothing is kept much longer than it should be.
+PASSES_PER_KEEP: Final = 100
+LONGEST_BETWEEN_PASSES_S: Final = 600.0
 
 
 class Maintenance:
     """Promotes what is due, reaps dead workers, routes unrouted events, retires triggers and schedules that nobody
-    knows any more, and clears away lanes that are empty or not wanted any more."""
+    knows any more, clears away lanes that are empty or not wanted any more, and prunes what is older than `keep`."""
 
-    def __init__(self, url: str, *, lease_timeout_s: float) -> None:
+    def __init__(self, url: str, *, lease_timeout_s: float, keep: timedelta | None = None) -> None:
         self.url = url
         self.lease_timeout_s = lease_timeout_s
+        self.keep = keep
+        self.pruning: Pruning | None = None
         self.log = structlog.get_logger()
         self.signal = asyncio.Event()
         self.steady_since = 0.0
@@ -57,6 +65,7 @@ class Maintenance:
             "route": self.route,
             "retire": self.retire,
             "clear": self.clear,
+            "prune": self.prune,
         }
         self.due = {}
         last = boot_clock()
@@ -111,6 +120,20 @@ class Maintenance:
             self.log.info("deliveries of triggers that are ordered no more go on without order", deliveries=moved)
         swept = await sweep_lanes(conn, limit=BATCH)
         return 0.0 if BATCH in (moved, swept) else 5.0
+
+    async def prune(self, conn: AsyncConnection[Any]) -> float:
+        """A portion of a pass at a time: what else is due does not wait for all of it."""
+        if self.keep is None:
+            return math.inf
+        if self.pruning is None:
+            self.pruning = await Pruning.older_than(conn, self.keep)
+        if await self.pruning.portion(conn, wait=False):
+            return 0.0
+        # Done, or somebody else is at it: what we did not get to is theirs.
+        pruned, self.pruning = self.pruning.done, None
+        if pruned.is_any:
+            self.log.info("pruned what is older than is kept", **pruned._asdict())
+        return min(self.keep.total_seconds() / PASSES_PER_KEEP, LONGEST_BETWEEN_PASSES_S)
 
 
 def boot_clock() -> float:

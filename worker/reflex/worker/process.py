@@ -24,7 +24,6 @@ from reflex.core.errors import ConfigurationError
 from reflex.core.ids import new_id
 from reflex.core.journal import StepStore
 from reflex.core.log import WAKE_CHANNEL
-from reflex.core.progress import WATCH_CHANNEL
 from reflex.core.registration import REGISTRY_CHANNEL, Registered, register
 from reflex.core.settings import Settings
 from reflex.core.workers import Incarnation, dismiss, enlist
@@ -147,7 +146,7 @@ async def live(
             audience=progress,
         ),
     )
-    maintenance = Maintenance(url, lease_timeout_s=settings.lease_timeout_s)
+    maintenance = Maintenance(url, lease_timeout_s=settings.lease_timeout_s, keep=settings.keep)
     timers = Timers(url, schedule_ids=incarnation.schedule_ids, poll_interval_s=settings.poll_interval_s)
     await patiently(url, stopping, lambda conn: enlist(conn, incarnation))
     if stopping.asked.is_set():
@@ -168,7 +167,7 @@ async def live(
         timers.wake()
 
     channels = {WAKE_CHANNEL: loop.wake, REGISTRY_CHANNEL: registry_changed}
-    listening = listen(url, channels, repeated={WATCH_CHANNEL: progress.watch})
+    listening = listen(url, channels, watch=progress.watch)
     background = [asyncio.create_task(listening), asyncio.create_task(maintenance.run())]
     if incarnation.schedule_ids:
         background.append(asyncio.create_task(timers.run()))

@@ -10,6 +10,7 @@ import structlog
 from psycopg.sql import SQL, Identifier
 
 from reflex.core.database import answered_within, connect
+from reflex.core.progress import WATCH_CHANNEL, ask_who_watches
 
 __all__ = ["listen"]
 
@@ -17,17 +18,15 @@ PROBE_S: Final = 30.0
 PROBE_ANSWER_S: Final = 5.0
 
 
-async def listen(
-    url: str, channels: dict[str, Callable[[], None]], *, repeated: dict[str, Callable[[], None]] | None = None
-) -> None:
+async def listen(url: str, channels: dict[str, Callable[[], None]], *, watch: Callable[[], None]) -> None:
     """Call a channel's function at each of its notifications, and all of `channels` after every (re)connect, for what
     was sent while nobody listened. Runs until cancelled; an outage is waited out.
 
     Args:
-        repeated: Channels whose notifications come again by themselves while they hold, so that none was missed.
+        watch: Called when a gateway says that somebody watches, which it is asked for after every (re)connect.
     """
     log = structlog.get_logger()
-    heard = {**channels, **(repeated or {})}
+    heard = {**channels, WATCH_CHANNEL: watch}
     wait_s = 0.1
     while True:
         try:
@@ -35,6 +34,7 @@ async def listen(
             try:
                 for channel in heard:
                     await conn.execute(SQL("LISTEN {}").format(Identifier(channel)))
+                await ask_who_watches(conn)
                 wait_s = 0.1
                 for wake in channels.values():
                     wake()

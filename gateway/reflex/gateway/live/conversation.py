@@ -8,8 +8,8 @@ Whatever ends the conversation closes the outbox; the writer then says goodbye.
 """
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -80,12 +80,13 @@ class Services:
 
 class Opening(NamedTuple):
     """How a client opened: its session, where its replies go on (None: from now on), whether it has published before,
-    what its lines are about, and what it may do."""
+    what its lines are about, whether it misses no reply, and what it may do."""
 
     session: Session
     after: Cursor | None = None
     is_known: bool = False
     key: str | None = None
+    resumed: bool = False
     grant: Grant = OPEN
 
 
@@ -101,7 +102,7 @@ class Conversation:
         self._source = f"ws:{opening.session.id}"
         self._key = opening.key or opening.session.id
         self._is_known = opening.is_known
-        self._grant = opening.grant
+        self._resumed, self._grant = opening.resumed, opening.grant
         self._receive = receive
         self._send = send
         self._receipts = receipts
@@ -125,7 +126,7 @@ class Conversation:
 
         Raises:
             CursorRejected: Replies cannot go on where the client said.
-            DatabaseUnavailable: The log cannot be read.
+            DatabaseUnavailable, Saturated: The log cannot be read, or not now.
         """
         async with AsyncExitStack() as stack:
             hub = self._services.hub
@@ -136,23 +137,33 @@ class Conversation:
                 "welcome",
                 connection=self._session.id,
                 session=self._session.token,
+                resumed=self._resumed,
                 cursor=str(self._replies.cursor),
                 protocol=PROTOCOL,
             )
             self._outbox.offer(welcome)
             idle = self._watch_idleness()
-            reading = asyncio.create_task(self._read())
             try:
-                await self._write()
-                reading.cancel()
+                async with self._reading():
+                    await self._write()
                 await self._say_goodbye()
             finally:
-                reading.cancel()
                 idle()
                 for _, subscribed in list(self._subscriptions.values()):
                     await subscribed.aclose()
 
     # Reading
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncGenerator[None]:
+        """Meanwhile the reader runs. Afterwards nothing that it began goes on: a subscription that was being entered is
+        left again."""
+        reading = asyncio.create_task(self._read())
+        try:
+            yield
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
     async def _read(self) -> None:
         try:
@@ -260,7 +271,7 @@ class Conversation:
         cursor = None if operation.after is None else Cursor.parse(operation.after, field="/after")
         tail = operation.tail
         if tail is not None:
-            cursor = await self._services.hub.read(lambda conn: tail_log(conn, tail, filter=filter))
+            cursor = await self._services.hub.read_in_turn(lambda conn: tail_log(conn, tail, filter=filter))
         head = b'{"op":"event","subscription":%b,"cursor":"' % orjson.dumps(operation.id)
         render = partial(event_frame, head.decode())
         subscription = Subscription(filter, self._outbox, render=render, cursor=cursor)
@@ -295,10 +306,11 @@ class Conversation:
                     self._is_writing = True
                     replied = None
                     for text, reader, cursor in waiting:
-                        await self._send({"type": "websocket.send", "text": text})
                         if reader is not None:
+                            # Written at once, whatever becomes of the wait: all that is sent later comes behind it.
                             reader.sent = cursor
                             replied = cursor if reader is self._replies else replied
+                        await self._send({"type": "websocket.send", "text": text})
                     self._is_writing = False
                     self._heard_at = loop.time()
                     if replied is not None:

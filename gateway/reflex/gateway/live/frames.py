@@ -152,10 +152,24 @@ SERVER_FRAMES: Final[tuple[Frame, ...]] = (
                 required=True,
             ),
             Field("session", "Secret. Connect again with it to get replies that came meanwhile.", TEXT, required=True),
+            Field(
+                "resumed",
+                "Whether no reply is missing since the session was last here. `false`: it is new, or has never "
+                "published, or was forgotten because nobody used it, or its place in the log was dropped.",
+                {"type": "boolean"},
+                required=True,
+            ),
             CURSOR,
             Field("protocol", "The version of the protocol.", {"type": "integer"}, required=True),
         ),
-        example={"op": "welcome", "connection": "k3vQ0x9d", "session": "5T0x…", "cursor": "AAAB", "protocol": 1},
+        example={
+            "op": "welcome",
+            "connection": "k3vQ0x9d",
+            "session": "5T0x…",
+            "resumed": False,
+            "cursor": "AAAB",
+            "protocol": 1,
+        },
     ),
     Frame(
         op="published",

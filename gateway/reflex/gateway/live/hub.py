@@ -26,7 +26,7 @@ from reflex.core.errors import DatabaseUnavailable, ReflexError
 from reflex.core.log_filter import LogFilter
 from reflex.core.log_reading import LoggedEvent, LogPage, log_bounds, read_log
 from reflex.core.replies import REPLY_TYPE
-from reflex.gateway.connections import NO_DATABASE, READ_S, Connection, Pool, finish_within, limited, place_in
+from reflex.gateway.connections import NO_DATABASE, READ_S, READS, Connection, Pool, finish_within, limited, place_in
 from reflex.gateway.live.follower import Follower
 from reflex.gateway.live.outbox import OutboxClosed
 from reflex.gateway.live.subscription import Subscription
@@ -56,11 +56,15 @@ class Hub:
 
     Args:
         pool: Lends connections to read old events with.
+        places: For all who read with the pool; see `read_places`.
         stopping: Set when the server stops: streams, which would stay open for ever, are then ended.
     """
 
-    def __init__(self, url: str, pool: Pool, *, stopping: asyncio.Event | None = None) -> None:
+    def __init__(
+        self, url: str, pool: Pool, places: asyncio.Semaphore, *, stopping: asyncio.Event | None = None
+    ) -> None:
         self._pool = pool
+        self._places = places
         self._follower = Follower(url, deliver=self._deliver, begin=self._begin, lose=self._lose)
         self._subscriptions: set[Subscription] = set()
         self._groups: dict[Index, dict[LogFilter, set[Subscription]]] = {}
@@ -110,13 +114,14 @@ class Hub:
         Raises:
             CursorRejected: Reading cannot go on at its cursor.
             DatabaseUnavailable: The log cannot be read.
+            Saturated: Too many read old events.
         """
         with self.watching():
             end = await self.ready()
             if subscription.cursor is None:
                 subscription.cursor = subscription.sent = end
             elif not self._recent_after <= subscription.cursor <= end:
-                (await self.read(log_bounds)).check(subscription.cursor, field=field)
+                (await self.read_in_turn(log_bounds)).check(subscription.cursor, field=field)
             self._subscriptions.add(subscription)
             if self.stopping:  # since it was admitted
                 subscription.outbox.close(STOPPING)
@@ -242,14 +247,22 @@ class Hub:
     async def _old_page(self, subscription: Subscription) -> LogPage:
         assert subscription.cursor is not None
         after = subscription.cursor
+        return await self.read_in_turn(lambda conn: read_checked(conn, after, subscription.filter))
+
+    async def read_in_turn(self, query: Callable[[Connection], Awaitable[Result]]) -> Result:
+        """What a reader of old events asks: the many who come back at once leave connections to others. Raises as
+        `read`."""
         async with place_in(self._turns, wait_s=OLD_READ_WAIT_S, queue="the queue of those who read old events"):
-            return await self.read(lambda conn: read_checked(conn, after, subscription.filter))
+            return await self.read(query)
 
     async def read(self, query: Callable[[Connection], Awaitable[Result]]) -> Result:
-        """Run a query in a transaction with a time limit. Raises DatabaseUnavailable."""
+        """Run a query in a transaction with a time limit. Raises DatabaseUnavailable, or Saturated."""
 
         async def work() -> Result:
-            async with limited(self._pool, wait_s=READY_S) as conn:
+            async with (
+                place_in(self._places, wait_s=READY_S, queue=READS),
+                limited(self._pool, wait_s=READY_S) as conn,
+            ):
                 return await query(conn)
 
         return await finish_within(READ_S, work())

@@ -5,19 +5,29 @@ While somebody watches, this gateway tells the workers so and listens, on a conn
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import orjson
 import psycopg
 import structlog
+from psycopg import AsyncConnection
 from psycopg.sql import SQL, Identifier
 
 from reflex.core.database import answered_within, connect, describe
 from reflex.core.log_filter import LogFilter
-from reflex.core.progress import PROGRESS_CHANNEL, WATCH_EVERY_S, Progress, as_json, ask_for_progress, decode
+from reflex.core.progress import (
+    PROGRESS_CHANNEL,
+    WATCH_EVERY_S,
+    WHO_WATCHES_CHANNEL,
+    Progress,
+    as_json,
+    ask_for_progress,
+    decode,
+)
 from reflex.gateway.live.outbox import Outbox
 
 __all__ = ["ProgressFeed"]
@@ -25,6 +35,8 @@ __all__ = ["ProgressFeed"]
 ANSWER_S: Final = 10.0
 # How long a subscription waits until the workers were told. Without that the first words of a run would be missing.
 READY_S: Final = 2.0
+# However many workers ask.
+TOLD_EVERY_S: Final = 0.1
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -94,16 +106,16 @@ class ProgressFeed:
             try:
                 conn = await connect(self._url, name="reflex gateway: progress")
                 try:
-                    with answered_within(ANSWER_S, conn):
-                        await conn.execute(SQL("LISTEN {}").format(Identifier(PROGRESS_CHANNEL)))
+                    for channel in (PROGRESS_CHANNEL, WHO_WATCHES_CHANNEL):
+                        with answered_within(ANSWER_S, conn):
+                            await conn.execute(SQL("LISTEN {}").format(Identifier(channel)))
                     while self._watchers:
                         with answered_within(ANSWER_S, conn):
                             await ask_for_progress(conn)
                         self._told.set()
                         wait_s = 0.1
                         self._works = True
-                        async for notification in conn.notifies(timeout=WATCH_EVERY_S):
-                            self._hand_out(decode(notification.payload))
+                        await self._hear(conn)
                 finally:
                     self._told.clear()
                     await conn.close()
@@ -113,6 +125,18 @@ class ProgressFeed:
                     log.warning("progress is not shown now", database=describe(self._url), error=str(error).strip())
                 await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311 (jitter)
                 wait_s = min(wait_s * 2, WATCH_EVERY_S)
+
+    async def _hear(self, conn: AsyncConnection[Any]) -> None:
+        """Until the workers have to be told again: those that ask at the same time are answered together."""
+        began = time.monotonic()
+        ends_at = began + WATCH_EVERY_S
+        while self._watchers and (left := ends_at - time.monotonic()) > 0:
+            # All that came at once is given, however much; the connection is free in between.
+            async for notification in conn.notifies(timeout=left, stop_after=1):
+                if notification.channel == WHO_WATCHES_CHANNEL:
+                    ends_at = began + TOLD_EVERY_S
+                else:
+                    self._hand_out(decode(notification.payload))
 
     def _hand_out(self, records: list[Progress]) -> None:
         for record in records:

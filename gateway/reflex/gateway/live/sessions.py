@@ -98,7 +98,7 @@ class Sessions:
         """Up to where a session has its replies; None if it never published.
 
         Raises:
-            DatabaseUnavailable: It cannot be looked up.
+            DatabaseUnavailable, Saturated: It cannot be looked up.
         """
         future: asyncio.Future[Cursor | None] = asyncio.get_running_loop().create_future()
         self._asked.setdefault(session_id, []).append(future)
@@ -109,7 +109,7 @@ class Sessions:
         """Write a position, durably: before the first event of a session is stored, as replies may follow at once.
 
         Raises:
-            DatabaseUnavailable: It is not known whether it was written.
+            DatabaseUnavailable, Saturated: It is not known whether it was written.
         """
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._change(session_id, cursor)

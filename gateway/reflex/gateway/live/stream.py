@@ -7,18 +7,24 @@ Tests with raw sockets show each trap.
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any, Final, cast
 
+from hypercorn import protocol
 from hypercorn.asyncio import run
 from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.events import Closed, RawData
+from hypercorn.events import Event as ConnectionEvent
 from hypercorn.protocol import h2, h11
-from hypercorn.protocol.events import Body, Data, Event, Request, StreamClosed
+from hypercorn.protocol.events import Body, Data, EndBody, Event, Request, Response, StreamClosed
 from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.typing import ConnectionState as StateOfServer
 from wsproto.connection import ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from reflex.gateway.live.closing import CloseCode
+from reflex.gateway.live.http_2 import REFUSAL, Buffer, Multiplexed
+from reflex.gateway.problems import MEDIA_TYPE
 
 __all__ = ["RECEIPTS", "Receipts", "install"]
 
@@ -86,6 +92,10 @@ class Stream(WSStream):
 
     async def handle(self, event: Event) -> None:
         match event:
+            case Request(http_version="2"):
+                self.closed = True
+                self.spawn(self._refuse_http_2)
+                return
             case Request():
                 # hypercorn compresses for every client that offers it: four times the memory of a connection for the
                 # two windows, and a frame of 64 KB may unpack to 64 MB.
@@ -98,9 +108,20 @@ class Stream(WSStream):
                     return
             case StreamClosed():
                 self.gone.set()
+                # The app itself may find out, by sending. It reads on after that, and the queue may be full.
+                self.spawn(super().handle, event)
+                return
             case _:
                 pass
         await super().handle(event)
+
+    async def _refuse_http_2(self) -> None:
+        id = self.stream_id
+        headers = [(b"content-type", MEDIA_TYPE.encode())]
+        await self.send(Response(stream_id=id, status_code=HTTPStatus.NOT_IMPLEMENTED, headers=headers))
+        await self.send(Body(stream_id=id, data=REFUSAL))
+        await self.send(EndBody(stream_id=id))
+        await self.send(StreamClosed(stream_id=id))
 
     async def _handle_events(self) -> None:
         for event in self.connection.events():
@@ -199,6 +220,17 @@ class Stream(WSStream):
 class Connection(TCPServer):
     """One TCP connection. hypercorn waits for ever for a client that does not read to read what was sent to it."""
 
+    async def protocol_send(self, event: ConnectionEvent) -> None:
+        """hypercorn writes when whoever sent before has waited: what is cancelled before that was never sent."""
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        try:
+            self.writer.write(event.data)
+            await self.writer.drain()
+        except (ConnectionError, RuntimeError):
+            await self.protocol.handle(Closed())
+
     async def _close(self) -> None:
         late = self.loop.call_later(CLOSE_WITHIN_S, self.writer.transport.abort)
         try:
@@ -207,8 +239,17 @@ class Connection(TCPServer):
             late.cancel()
 
 
+OURS: Final = (
+    (h11, "WSStream", Stream),
+    (h2, "WSStream", Stream),
+    (h2, "StreamBuffer", Buffer),
+    (protocol, "H2Protocol", Multiplexed),
+    (run, "TCPServer", Connection),
+)
+
+
 def install() -> None:
     """Make hypercorn use these classes."""
-    for module, name, ours in ((h11, "WSStream", Stream), (h2, "WSStream", Stream), (run, "TCPServer", Connection)):
+    for module, name, ours in OURS:
         assert name in vars(module)
         setattr(module, name, ours)

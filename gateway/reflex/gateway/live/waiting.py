@@ -78,7 +78,7 @@ async def wait_until_settled(hub: Hub, event_id: UUID, *, within_s: float) -> Ev
     caller is watching since before the event was stored.
 
     Raises:
-        DatabaseUnavailable: It cannot be looked at.
+        DatabaseUnavailable, Saturated: It cannot be looked at, or not now.
     """
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + within_s

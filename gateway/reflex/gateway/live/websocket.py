@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from reflex.core.api_keys import KeyScope
 from reflex.core.cursors import Cursor, CursorExpired, CursorRejected
-from reflex.core.errors import DatabaseUnavailable
+from reflex.core.errors import DatabaseUnavailable, Saturated
 from reflex.core.log_reading import log_bounds
 from reflex.core.settings import Settings
 from reflex.gateway.access import PROTOCOL, Access, Grant
@@ -82,8 +82,8 @@ class WebSocket:
             await conversation.run()
         except CursorRejected as error:
             raise ConnectionRefused(CloseCode.BAD_QUERY, str(error)) from None
-        except DatabaseUnavailable:
-            reason = "stopping" if services.hub.stopping else "database_unavailable"
+        except (DatabaseUnavailable, Saturated) as error:
+            reason = "stopping" if services.hub.stopping else error.code
             raise ConnectionRefused(*OUTBOX_REASONS[reason]) from None
 
     async def _open(self, services: Services, query: Mapping[str, str]) -> Opening:
@@ -97,13 +97,14 @@ class WebSocket:
             raise bad_query("session", "is not one that a welcome gave")
         known = await services.sessions.find(session.id)
         cursor = known if after is None else Cursor.parse(after)
+        resumed = cursor is not None
         if after is None and cursor is not None:
             # What is older than the log is gone; the rest of its replies is still there.
             try:
-                (await services.hub.read(log_bounds)).check(cursor)
+                (await services.hub.read_in_turn(log_bounds)).check(cursor)
             except CursorExpired:
-                cursor = (await services.hub.read(log_bounds)).start
-        return Opening(session, cursor, known is not None, query.get("key"))
+                cursor, resumed = (await services.hub.read_in_turn(log_bounds)).start, False
+        return Opening(session, cursor, known is not None, query.get("key"), resumed)
 
 
 def read_query(query_string: bytes) -> dict[str, str]:

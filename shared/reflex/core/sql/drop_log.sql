@@ -1,18 +1,14 @@
--- Drop the order of everything up to a place in the log, and remember how far: a reader from before it is told.
--- An append of which only the first events go keeps its row; its others can still be read. A place that is ahead of the
--- log means its end: a beginning ahead of it would refuse the cursors of readers that have read everything.
+-- Drop the order of everything up to a place in the log: remember how far, so that a reader from before it is told.
+-- The rows stay until their events are gone (`prune_events` finds them behind the beginning); nobody reads them.
+-- A place that is ahead of the log means its end: a beginning ahead of it would refuse the cursors of readers that have
+-- read everything.
 WITH last AS (
     SELECT position, CASE position WHEN %(position)s THEN least(%(place)s, cardinality(event_ids))
                                    ELSE cardinality(event_ids) END AS place
     FROM reflex.log
-    WHERE position < %(position)s OR (position = %(position)s AND %(place)s > 0)
+    WHERE position <= %(position)s::bigint - CASE WHEN %(place)s::int > 0 THEN 0 ELSE 1 END
     ORDER BY position DESC
     LIMIT 1
-),
-dropped AS (
-    DELETE FROM reflex.log
-    USING last
-    WHERE log.position < last.position OR (log.position = last.position AND cardinality(log.event_ids) = last.place)
 )
 UPDATE reflex.log_start
 SET position = last.position, place = last.place

@@ -1,16 +1,19 @@
 -- Where to begin, so that the latest %(count)s events that pass the filter follow. Only the last %(appends)s appends
 -- are looked at, which bounds the time when little matches. A filter that is NULL does not count.
+-- What was dropped is not there: it is needed for its events' sake only.
 -- The lateral LIMIT keeps the planner from joining the whole of reflex.event because it overrates what an array holds.
 WITH span AS MATERIALIZED (
-    SELECT position, event_ids
-    FROM reflex.log
-    ORDER BY position DESC
+    SELECT log.position, log.event_ids
+    FROM reflex.log_start
+    JOIN reflex.log ON log.position >= log_start.position
+    ORDER BY log.position DESC
     LIMIT %(appends)s
 ),
 latest AS (
     SELECT span.position, member.place
     FROM span
     CROSS JOIN LATERAL unnest(span.event_ids) WITH ORDINALITY AS member (event_id, place)
+    JOIN reflex.log_start ON (span.position, member.place) > (log_start.position, log_start.place)
     CROSS JOIN LATERAL (
         SELECT type, source, key, correlation_id, reply_to
         FROM reflex.event
