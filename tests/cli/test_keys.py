@@ -94,7 +94,7 @@ async def test_send_and_tail_show_their_key_and_no_secret_is_logged(database_url
             reflex_process(*tail, front.url, folder=tmp_path, env={"REFLEX_API_KEY": reads}, name="tail") as tailing,
             httpx2.AsyncClient(base_url=front.url) as client,
         ):
-            following = "%Events after a cursor%"
+            following = "-- read_log%"
             await eventually(lambda: sessions(database_url, "reflex gateway: follow", following), what="a reader")
             send = ("send", "--url", front.url, "order.created")
             sent, wrong = await asyncio.gather(
