@@ -2,10 +2,12 @@
 
 import logging
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, Literal, TextIO, cast
+from functools import lru_cache
+from typing import Any, Final, Literal, TextIO, cast
 
 import orjson
 import structlog
@@ -16,24 +18,40 @@ from structlog.typing import EventDict, WrappedLogger
 __all__ = ["configure_logs", "run_fields"]
 
 
-def add_trace_ids(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
-    """The ids of the current span, where there is one: what leads from a log line to its trace."""
-    context = trace.get_current_span().get_span_context()
-    if context.is_valid:
-        entry.setdefault("trace_id", f"{context.trace_id:032x}")
-        entry["span_id"] = f"{context.span_id:016x}"
-    return entry
-
-
 # What the current run is, as log fields. A function, called only when a line is really written: at twenty thousand
 # runs a second, formatting ids that nobody reads would cost more than the runs.
 run_fields: ContextVar[Callable[[], dict[str, Any]] | None] = ContextVar("run_fields", default=None)
 
 
-def add_run_fields(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
-    """The ids of event, delivery, run and trace, on every line that is written while a run is going on."""
-    fields = run_fields.get()
-    return entry if fields is None else {**fields(), **entry}
+# Methods that are not named after their level.
+LEVELS: Final = {"exception": "error", "warn": "warning"}
+
+
+def add_origin(_: WrappedLogger, method: str, entry: EventDict) -> EventDict:
+    """When, and how serious; of which event, delivery and run, while one is going on; of which trace, if there is one.
+
+    One processor for all of that, since each run writes a line: structlog's own are as long as the rest of a run.
+    """
+    if (fields := run_fields.get()) is not None:
+        entry = {**fields(), **entry}
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        entry.setdefault("trace_id", f"{context.trace_id:032x}")
+        entry["span_id"] = f"{context.span_id:016x}"
+    entry["level"] = LEVELS.get(method, method)
+    entry["timestamp"] = utc_now()
+    return entry
+
+
+def utc_now() -> str:
+    """ISO 8601, with microseconds."""
+    second, rest = divmod(time.time_ns(), 1_000_000_000)
+    return f"{utc_second(second)}.{rest // 1000:06d}Z"
+
+
+@lru_cache(maxsize=1)
+def utc_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def to_json(entry: EventDict, **_: Any) -> str:
@@ -48,13 +66,14 @@ class Unfailing:
         self.stream = stream
 
     def write(self, text: str) -> int:
+        # One `suppress` and not two: each run writes a line.
         with suppress(OSError, ValueError):
             self.stream.write(text)
+            self.stream.flush()
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError, ValueError):
-            self.stream.flush()
+        """Done already."""
 
 
 def configure_logs(
@@ -72,21 +91,16 @@ def configure_logs(
     """
     stream = stream if stream is not None else cast("TextIO", sys.stderr)
     pretty = format == "pretty" or (format == "auto" and stream.isatty())
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        add_run_fields,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if pretty else "iso", utc=not pretty),
-        add_trace_ids,
-    ]
+    shared: list[Any] = [structlog.contextvars.merge_contextvars, add_origin]
     # Tracebacks without the values of variables, which structlog shows by itself: some of them are secrets.
     if pretty:
         last: list[Any] = [
+            structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=False),
             structlog.dev.ConsoleRenderer(
                 colors=stream.isatty(),
                 pad_event_to=32,
                 exception_formatter=structlog.dev.RichTracebackFormatter(show_locals=False),
-            )
+            ),
         ]
     else:
         tracebacks = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))

@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 import structlog
@@ -23,6 +23,8 @@ __all__ = ["Journal", "Lookup", "StepKey", "ToolCall", "note_published", "tool_c
 # Fingerprint in hexadecimal, occurrence.
 StepKey = tuple[str, int]
 MAX_STEP_BYTES: Final = 16 * 1024 * 1024
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("reflex.agent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +84,10 @@ class Journal:
         self._recorded: dict[StepKey, Step] | None = None
         self._loading = asyncio.Lock()
         self._left: set[StepKey] = set()
-        self._asked: Counter[bytes] = Counter()
+        self._asked: dict[bytes, int] = {}
         self._written = 0
         self._paid_requests = 0
         self._lost: LeaseLost | None = None
-        self._log: Any = structlog.get_logger("reflex.agent")
 
     async def look_up(self, kind: StepKind, fingerprint: bytes) -> Lookup:
         """The step that is due now, with its result if it was completed before.
@@ -99,8 +100,8 @@ class Journal:
             raise self._lost
         recorded = await self._load()
         # No await from here on: of two equal steps at once each gets its own number.
-        occurrence = self._asked[fingerprint]
-        self._asked[fingerprint] += 1
+        occurrence = self._asked.get(fingerprint, 0)
+        self._asked[fingerprint] = occurrence + 1
         key = fingerprint.hex(), occurrence
         for call in tool_calls.get():
             call.steps.append(key)
@@ -120,7 +121,7 @@ class Journal:
             JournalUnavailable: The database was away for too long.
         """
         if len(result) > MAX_STEP_BYTES:
-            self._log.warning("a step is too large for the journal: a retry would pay for it again",
+            log.warning("a step is too large for the journal: a retry would pay for it again",
                               step=step.kind, bytes=len(result), limit=MAX_STEP_BYTES)  # fmt: skip
             return
         position = len(self._recorded or ()) + self._written
@@ -135,7 +136,7 @@ class Journal:
             self._lost = error
             raise
         except psycopg.Error as error:
-            self._log.warning("PostgreSQL refuses a step: a retry would pay for it again",
+            log.warning("PostgreSQL refuses a step: a retry would pay for it again",
                               step=step.kind, error=str(error).splitlines()[0])  # fmt: skip
 
     def covers(self, keys: Sequence[StepKey]) -> None:
@@ -146,7 +147,7 @@ class Journal:
         """At the end of the run: say so if it took another way than the steps recorded before it, and paid for it."""
         left = [step for key, step in (self._recorded or {}).items() if key in self._left]
         if left and self._paid_requests:
-            self._log.warning(
+            log.warning(
                 "the run diverged from its journal and asked the model anew: its code, prompt, tools or settings "
                 "changed, or its prompt holds what differs each time, such as the time of day",
                 position=min(step.position for step in left), recorded=len(self._recorded or ()), unused=len(left),
