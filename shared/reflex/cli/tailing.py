@@ -1,10 +1,12 @@
 """`reflex tail`: the log as it grows, over a gateway's event stream; a line an event, and a cursor to go on from."""
 
 import asyncio
+import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -56,8 +58,10 @@ class Tail:
         Raises:
             ReflexError: There is no gateway, or it refuses the question.
         """
-        with suppress(KeyboardInterrupt):
+        try:
             asyncio.run(self._follow(count))
+        except KeyboardInterrupt:
+            drop_output()
         if self._cursor is not None and not self._as_json:
             say(f"to go on from here: --after {self._cursor}")
 
@@ -132,6 +136,12 @@ def woken_by_signals() -> Generator[None]:
         finally:
             signal.set_wakeup_fd(before)
             loop.remove_reader(near)
+
+
+def drop_output() -> None:
+    """Python writes at its end what it still holds, and would wait for a reader that reads no more."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def line_of(event: dict[str, Any]) -> str:
