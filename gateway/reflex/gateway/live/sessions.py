@@ -138,11 +138,15 @@ class Sessions:
             self._wake.clear()
             if loop.time() >= looked_at + EVERY_S:
                 looked_at = loop.time()
-                for watched in self._watched:
-                    self._look(watched)
+                self._look_at_all()
                 await self._turn()
             elif self._asked or self._kept:
                 await self._turn()
+
+    def _look_at_all(self) -> None:
+        # Not in the task: its variable would hold on to the last one, gone or not, for as long as there is no other.
+        for watched in self._watched:
+            self._look(watched)
 
     def _look(self, watched: Watched) -> None:
         position = watched.position()
