@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from psycopg.rows import DictRow, dict_row
 from xdist.workermanage import WorkerController
 
 from reflex.cli.embedded_postgres import EmbeddedPostgres
+from reflex.core.database import connect
 from reflex.core.migrate import upgrade
 
 SERVERS = pytest.StashKey[set[str]]()
@@ -86,6 +88,20 @@ async def conn(database_url: str) -> AsyncIterator[AsyncConnection[DictRow]]:
     """An autocommit connection to the test's database; rows are dictionaries."""
     dict_rows = AsyncConnection[DictRow]
     async with await dict_rows.connect(database_url, autocommit=True, row_factory=dict_row) as conn:
+        yield conn
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
+    """A connection as the product has them: autocommit, rows are tuples."""
+    async with await connect(database_url, name="tests") as conn:
+        yield conn
+
+
+@pytest.fixture
+async def other(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
+    """One more, to be in its way."""
+    async with await connect(database_url, name="tests, too") as conn:
         yield conn
 
 

@@ -54,12 +54,6 @@ async def db(database_url: str) -> AsyncIterator[Watched]:
 
 
 @pytest.fixture
-async def other(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="other") as conn:
-        yield conn
-
-
-@pytest.fixture
 async def looking(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
     async with await connect(database_url, name="looking") as conn:
         yield conn

@@ -1,7 +1,6 @@
 """Dead letters: listing, retrying and purging them, also when several people do it at once."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 from psycopg import AsyncConnection
 
 from reflex.core import queue
-from reflex.core.database import connect
 from reflex.core.dead_letters import (
     DeadLetterFilter,
     execute,
@@ -27,18 +25,6 @@ from reflex.core.pages import QueryRejected
 from reflex.core.reads import get_event
 from reflex.core.settlement import Outcome
 from tests.queue_fixtures import claim, count, enlisted, new_event, publish, settled, shop
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="tests") as conn:
-        yield conn
-
-
-@pytest.fixture
-async def other(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="tests, too") as conn:
-        yield conn
 
 
 async def die(

@@ -1,14 +1,12 @@
 """Order per key: the life of ordered deliveries on a real database, one step at a time."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import pytest
 from psycopg import AsyncConnection
 
-from reflex.core.database import connect
 from reflex.core.dead_letters import DeadLetterFilter, purge_dead_letters, retry_dead_letters
 from reflex.core.lanes import WhenDead, leave_lanes, promote_lanes, sweep_lanes
 from reflex.core.log import append
@@ -30,12 +28,6 @@ from tests.queue_fixtures import (
 )
 
 EVERYTHING = DeadLetterFilter()
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="tests") as conn:
-        yield conn
 
 
 async def publish_keys(db: AsyncConnection[Any], keys: str, **fields: Any) -> list[UUID]:

@@ -1,7 +1,6 @@
 """What the reads say of the log and the queue, against rows that the log and the queue themselves wrote."""
 
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -10,7 +9,6 @@ import pytest
 from psycopg import AsyncConnection
 
 from reflex.core import queue
-from reflex.core.database import connect
 from reflex.core.errors import NotFound
 from reflex.core.ids import new_id
 from reflex.core.log import append
@@ -22,12 +20,6 @@ from reflex.core.settlement import Outcome
 from tests.queue_fixtures import claim, enlisted, new_event, publish, settled, shop
 
 LEASE_TIMEOUT = timedelta(seconds=10)
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="tests") as conn:
-        yield conn
 
 
 async def settle(db: AsyncConnection[Any], worker_id: UUID, *settlements: Any) -> None:

@@ -1,7 +1,6 @@
 """Replay: a trigger gets events again that are in the log, once each, in their order, and beside everything else."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -11,7 +10,6 @@ from psycopg import AsyncConnection
 
 from reflex.core import queue
 from reflex.core.cursors import Cursor, CursorExpired, CursorRejected
-from reflex.core.database import connect
 from reflex.core.errors import NotFound
 from reflex.core.ids import new_id
 from reflex.core.journal import Step, StepKind, journal_step, recorded_steps
@@ -28,18 +26,6 @@ from reflex.core.settlement import Claimed, Outcome
 from tests.core.log_fixtures import BEGINNING, place_all
 from tests.processes import eventually
 from tests.queue_fixtures import claim, claim_ordered, count, enlisted, new_event, ordered_shop, publish, settled, shop
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="tests") as conn:
-        yield conn
-
-
-@pytest.fixture
-async def other(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="other") as conn:
-        yield conn
 
 
 async def again(db: AsyncConnection[Any], after: Cursor = BEGINNING, *, name: str = "pack", **rest: Any) -> Replayed:

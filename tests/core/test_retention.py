@@ -1,7 +1,6 @@
 """Retention: what is old goes, what somebody needs stays, and nobody who works beside it notices."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -11,7 +10,6 @@ from psycopg import AsyncConnection
 
 from reflex.core import queue
 from reflex.core.cursors import Cursor, CursorExpired
-from reflex.core.database import connect
 from reflex.core.dead_letters import DeadLetterFilter, purge_dead_letters, retry_dead_letters
 from reflex.core.ids import new_id
 from reflex.core.log import append
@@ -27,18 +25,6 @@ from tests.queue_fixtures import claim, claim_ordered, count, enlisted, new_even
 
 HOUR = timedelta(hours=1)
 TABLES = ("event", "run", "idempotency", "unrouted", "step", "log")
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="tests") as conn:
-        yield conn
-
-
-@pytest.fixture
-async def other(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="other") as conn:
-        yield conn
 
 
 async def grow_old(db: AsyncConnection[Any]) -> None:

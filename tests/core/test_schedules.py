@@ -1,14 +1,11 @@
 """Schedules in the database: what registering them again changes, when they are retired, and what is listed."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
 from psycopg import AsyncConnection
 
-from reflex.core.database import connect
 from reflex.core.ids import new_id
 from reflex.core.registration import Manifest, Registered, register
 from reflex.core.schedules import (
@@ -29,12 +26,6 @@ HOUR = timedelta(hours=1)
 DAILY = ScheduleDefinition(
     "daily", {"cron": "0 9 * * *", "tz": "UTC"}, "At 09:00 every day", Missed.ONCE, Overlap.ALLOW, "a.b", "{}", None
 )
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="tests") as conn:
-        yield conn
 
 
 async def registered(db: AsyncConnection[Any], *schedules: ScheduleDefinition) -> Registered:

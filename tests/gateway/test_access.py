@@ -1,7 +1,6 @@
 """REFLEX_ACCESS=keys over HTTP: every route, every scope, and everything that is no valid key."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -11,7 +10,6 @@ from psycopg import AsyncConnection
 from starlette.routing import Route, WebSocketRoute
 
 from reflex.core.api_keys import KeyScope, find_api_keys, list_api_keys, revoke_api_key
-from reflex.core.database import connect
 from reflex.core.errors import ConfigurationError
 from reflex.core.settings import Settings
 from reflex.gateway import keyring
@@ -33,12 +31,6 @@ Conn = AsyncConnection[Any]
 @pytest.fixture
 def settings(database_url: str) -> Settings:
     return settings_for(database_url, access="keys")
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Conn]:
-    async with await connect(database_url, name="tests") as conn:
-        yield conn
 
 
 def requests() -> list[tuple[tuple[KeyScope, ...], dict[str, Any]]]:

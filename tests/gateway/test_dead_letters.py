@@ -1,7 +1,6 @@
 """Dead letters over HTTP."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -9,19 +8,12 @@ import httpx2
 import pytest
 from psycopg import AsyncConnection
 
-from reflex.core.database import connect
 from tests.gateway.gateways import problem_of
 from tests.gateway.stories import Story, tell
 from tests.queue_fixtures import count
 
 # Each of them means the letter of the story.
 EVERY_FILTER = {"trigger": "die", "app": "shop", "type": "order.*", "reason": "failed", "key": "A1", "since": "1h"}
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="tests") as conn:
-        yield conn
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -12,7 +11,6 @@ import pytest
 from psycopg import AsyncConnection
 from starlette.requests import Request
 
-from reflex.core.database import connect
 from reflex.core.overview import Overview, QueueNumbers, UnservedTrigger, WorkerRow, describe_problems
 from reflex.gateway import health
 from reflex.gateway.app import create_app
@@ -24,12 +22,6 @@ from tests.gateway.stories import tell
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 QUIET = QueueNumbers(0, 0, 0, 0, 0, 0, None, [])
 WORKER = WorkerRow(UUID(int=7), "shop", "host", 1, 10, 2, NOW, NOW, 1.0, True)
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="tests") as conn:
-        yield conn
 
 
 async def test_an_idle_system_without_workers_is_well(client: httpx2.AsyncClient) -> None:

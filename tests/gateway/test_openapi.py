@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any, ClassVar, cast
 from uuid import uuid4
@@ -14,7 +14,6 @@ from jsonschema import Draft202012Validator
 from psycopg import AsyncConnection
 from starlette.routing import Route
 
-from reflex.core.database import connect
 from reflex.core.envelope import FIELDS
 from reflex.core.settings import Settings
 from reflex.gateway.app import create_app
@@ -25,12 +24,6 @@ from tests.gateway.gateways import post
 from tests.gateway.stories import tell
 
 METHODS = {"get", "post", "delete"}
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="tests") as conn:
-        yield conn
 
 
 def strict(schema: Any) -> Any:

@@ -1,7 +1,6 @@
 """The reads over HTTP: what they answer, and what they say to a question that makes no sense."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -10,18 +9,11 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from reflex.core.database import connect
 from reflex.core.settings import Settings
 from reflex.gateway import connections
 from reflex.gateway.app import create_app
 from tests.gateway.gateways import in_process, post, problem_of, settings_for
 from tests.gateway.stories import tell
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="tests") as conn:
-        yield conn
 
 
 async def test_what_was_posted_is_listed_and_shown(client: httpx2.AsyncClient) -> None:

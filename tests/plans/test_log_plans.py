@@ -4,7 +4,6 @@ the statistics say."""
 import re
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
@@ -12,7 +11,6 @@ from psycopg import sql
 
 from reflex.core.log_filter import LogFilter
 from reflex.core.statements import statement
-from tests.conftest import with_database
 from tests.plans.test_plans import nodes
 from tests.plans.test_read_plans import rows_read
 
@@ -37,20 +35,14 @@ PREPARED = {
 
 
 @pytest.fixture(scope="module")
-def filled(postgres: psycopg.Connection, postgres_url: str, template_database: str) -> Iterator[psycopg.Connection]:
+def filled(shared_database_url: str) -> Iterator[psycopg.Connection]:
     """One database for the module: nothing here changes it. What it knows of its tables is that they are empty."""
-    name = f"reflex_test_{uuid4().hex[:12]}"
-    create = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY WAL_LOG")
-    postgres.execute(create.format(sql.Identifier(name), sql.Identifier(template_database)))
-    try:
-        with psycopg.connect(with_database(postgres_url, name), autocommit=True) as conn:
-            for table in ("event", "log", "appended"):
-                conn.execute(f"ALTER TABLE reflex.{table} SET (autovacuum_enabled = off)".encode())
-            conn.execute("VACUUM ANALYZE")
-            conn.execute(FILL)
-            yield conn
-    finally:
-        postgres.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with psycopg.connect(shared_database_url, autocommit=True) as conn:
+        for table in ("event", "log", "appended"):
+            conn.execute(f"ALTER TABLE reflex.{table} SET (autovacuum_enabled = off)".encode())
+        conn.execute("VACUUM ANALYZE")
+        conn.execute(FILL)
+        yield conn
 
 
 # The order counts: once analyzed, the statistics stay.

@@ -4,11 +4,9 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from reflex.core.dead_letters import DeadLetterFilter
 from reflex.core.pages import first_id_at
@@ -45,20 +43,12 @@ NEAR_THE_END = "00000000-0000-0000-0000-000000004e00"  # number 19,968
 
 
 @pytest.fixture(scope="module")
-def full(postgres: psycopg.Connection, postgres_url: str, template_database: str) -> Iterator[psycopg.Connection]:
+def full(shared_database_url: str) -> Iterator[psycopg.Connection]:
     """One database for the module: nothing here writes to it."""
-    from tests.conftest import with_database
-
-    name = f"reflex_test_{uuid4().hex[:12]}"
-    create = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY WAL_LOG")
-    postgres.execute(create.format(sql.Identifier(name), sql.Identifier(template_database)))
-    try:
-        with psycopg.connect(with_database(postgres_url, name), autocommit=True) as conn:
-            conn.execute(FILL)
-            conn.execute("VACUUM ANALYZE")
-            yield conn
-    finally:
-        postgres.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with psycopg.connect(shared_database_url, autocommit=True) as conn:
+        conn.execute(FILL)
+        conn.execute("VACUUM ANALYZE")
+        yield conn
 
 
 def explain(conn: psycopg.Connection, name: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
