@@ -13,6 +13,7 @@ from starlette.routing import Route
 from reflex.core.progress import Progress
 from reflex.gateway.access import PROTOCOL, PROTOCOL_KEY
 from reflex.gateway.answers import json_answer
+from reflex.gateway.interface import needed_key
 from reflex.gateway.live.closing import CLOSINGS
 from reflex.gateway.live.frames import CLIENT_FRAMES, QUERY, SERVER_FRAMES, Frame
 from reflex.gateway.openapi import API_KEY, PROBLEM, PlainSchema
@@ -170,13 +171,9 @@ def describe_operation(frame: Frame) -> dict[str, Any]:
         "summary": frame.summary,
         "messages": [{"$ref": f"#/channels/ws/messages/{frame.op}"}],
         "reply": replies((*frame.answers, "error")),
-    } | needed_key(frame)
-
-
-def needed_key(frame: Frame) -> dict[str, str]:
-    """AsyncAPI has no place for the scopes of a key."""
-    scopes = " or ".join(f"`{scope}`" for scope in frame.scopes)
-    return {"description": f"Where API keys are wanted, the key needs the scope {scopes}."} if scopes else {}
+        # AsyncAPI has no place for the scopes of a key.
+        **({"description": needed_key(frame.scopes)} if frame.scopes else {}),
+    }
 
 
 def replies(ops: tuple[str, ...]) -> dict[str, Any]:

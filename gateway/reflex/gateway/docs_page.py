@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from reflex.gateway.interface import Body, Operation
+from reflex.gateway.interface import Body, Operation, needed_key
 from reflex.gateway.openapi import document, schema_of
 from reflex.gateway.operations import OPERATIONS
 from reflex.gateway.publishing_schema import COMPONENTS
@@ -62,7 +62,7 @@ def section(operation: Operation, url: str) -> str:
         f"<h3>{method} <code>{breakable(operation.path)}</code></h3>",
         f"<p class=summary>{prose(operation.summary)}</p>",
         f"<p>{prose(operation.description)}</p>" if operation.description else "",
-        f"<p>{prose(needed_key(operation))}</p>" if operation.scopes else "",
+        f"<p>{prose(needed_key(operation.scopes))}</p>" if operation.scopes else "",
     ]
     asked = [(parameter, "path") for parameter in [operation.place] if parameter]
     asked += [(parameter, "query") for parameter in operation.parameters]
@@ -76,11 +76,6 @@ def section(operation: Operation, url: str) -> str:
         parts.append(f"<h4>Example</h4><pre><code>curl {escape(command)}</code></pre>")
     parts.append(answer_list(operation))
     return f"<section id='{operation.name}'>{''.join(parts)}</section>"
-
-
-def needed_key(operation: Operation) -> str:
-    scopes = " or ".join(f"`{scope}`" for scope in operation.scopes)
-    return f"Where API keys are wanted, the key needs the scope {scopes}."
 
 
 def table(title: str, rows: Iterable[tuple[str, str, str]]) -> str:

@@ -1,6 +1,6 @@
 """The parts that a description of the gateway's interface is made of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, Literal
@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from reflex.core.api_keys import KeyScope
 from reflex.gateway.query import Parameter
 
-__all__ = ["Answer", "Body", "Operation"]
+__all__ = ["Answer", "Body", "Operation", "needed_key"]
 
 # Of a gateway with REFLEX_ACCESS=keys.
 NEEDS_KEY: Final[Mapping[int, str]] = {
@@ -67,3 +67,8 @@ class Operation:
         if HTTPStatus.FORBIDDEN in self.problems:
             refusals[HTTPStatus.FORBIDDEN] += f" Or: {NEEDS_KEY[HTTPStatus.FORBIDDEN]}"
         return refusals
+
+
+def needed_key(scopes: Sequence[KeyScope]) -> str:
+    """Markdown, for people."""
+    return f"Where API keys are wanted, the key needs the scope {' or '.join(f'`{scope}`' for scope in scopes)}."

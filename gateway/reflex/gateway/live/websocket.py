@@ -100,10 +100,11 @@ class WebSocket:
         resumed = cursor is not None
         if after is None and cursor is not None:
             # What is older than the log is gone; the rest of its replies is still there.
+            bounds = await services.hub.read_in_turn(log_bounds)
             try:
-                (await services.hub.read_in_turn(log_bounds)).check(cursor)
+                bounds.check(cursor)
             except CursorExpired:
-                cursor, resumed = (await services.hub.read_in_turn(log_bounds)).start, False
+                cursor, resumed = bounds.start, False
         return Opening(session, cursor, known is not None, query.get("key"), resumed)
 
 
