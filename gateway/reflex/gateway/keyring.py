@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from math import inf
 from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeVar
@@ -20,6 +21,7 @@ import structlog
 from reflex.core.api_keys import StoredKey, find_api_keys, mark_api_keys_used
 from reflex.core.errors import DatabaseUnavailable, ReflexError, Saturated
 from reflex.gateway.connections import Connection, Pool, finish_within, limited
+from reflex.gateway.futures import fail, fulfil
 
 __all__ = ["Keyring", "Known"]
 
@@ -85,7 +87,7 @@ class Keyring:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._fail(self._asked, DatabaseUnavailable("the gateway is stopping; try again"))
+        fail(chain(*self._asked.values()), DatabaseUnavailable("the gateway is stopping; try again"))
         await self._mark_used()
 
     async def find(self, key_id: str) -> Known:
@@ -144,17 +146,18 @@ class Keyring:
         if not asked and not due:
             return
         ids = list({*asked, *due})
+        waiting = [*chain(*asked.values())]
         try:
             found = await self._query(lambda conn: find_api_keys(conn, ids))
         except ReflexError as error:
-            self._fail(asked, error)
+            fail(waiting, error)
             self._keep_watching(due)
         except Exception:
             log.exception("API keys could not be looked up")
-            self._fail(asked, DatabaseUnavailable("API keys cannot be looked up"))
+            fail(waiting, DatabaseUnavailable("API keys cannot be looked up"))
             self._keep_watching(due)
         except asyncio.CancelledError:
-            self._fail(asked, DatabaseUnavailable("the gateway is stopping; try again"))
+            fail(waiting, DatabaseUnavailable("the gateway is stopping; try again"))
             raise
         else:
             for key_id in ids:
@@ -173,9 +176,7 @@ class Keyring:
             ends_at = inf if key.valid_s is None else asked_at + key.valid_s
             known = Known(key, asked_at + KNOWN_S, ends_at)
             remember(self._known, key_id, known, most=MOST_KNOWN)
-        for future in futures:
-            if not future.done():
-                future.set_result(known)
+        fulfil(futures, known)
         if (watched := self._watched.get(key_id)) is not None:
             watched.ends_at = known.ends_at
             watched.look_at = min(known.fresh_until, known.ends_at)
@@ -187,12 +188,6 @@ class Keyring:
         for watched in [self._watched[key_id] for key_id in key_ids if key_id in self._watched]:
             watched.look_at = again_at
             end_if_over(watched)
-
-    def _fail(self, asked: dict[str, list[asyncio.Future[Known]]], error: ReflexError) -> None:
-        for futures in asked.values():
-            for future in futures:
-                if not future.done():
-                    future.set_exception(error)
 
     # Noting that they are used
 

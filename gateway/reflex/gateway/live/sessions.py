@@ -5,7 +5,7 @@ import binascii
 import hashlib
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -17,6 +17,7 @@ from psycopg import AsyncConnection
 from reflex.core.cursors import Cursor
 from reflex.core.errors import DatabaseUnavailable, ReflexError
 from reflex.core.sessions import keep_sessions, session_positions
+from reflex.gateway.futures import fail, fulfil
 
 __all__ = ["Session", "Sessions"]
 
@@ -185,20 +186,10 @@ class Sessions:
             fail(waiting, DatabaseUnavailable("the gateway is stopping; connect again"))
             raise
         for session_id, futures in asked.items():
-            for future in futures:
-                if not future.done():
-                    future.set_result(found.get(session_id))
-        for future in kept:
-            if not future.done():
-                future.set_result(None)
+            fulfil(futures, found.get(session_id))
+        fulfil(kept, None)
 
     def _give_back(self, changed: Mapping[str, Cursor]) -> None:
         """The next turn writes it."""
         for session_id, cursor in changed.items():
             self._change(session_id, cursor)
-
-
-def fail(futures: Sequence[asyncio.Future[Any]], error: ReflexError) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_exception(error)
