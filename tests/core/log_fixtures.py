@@ -10,8 +10,9 @@ from reflex.core.cursors import Cursor
 from reflex.core.log_filter import LogFilter
 from reflex.core.log_reading import read_log
 from reflex.core.placing import Placer
+from tests.processes import eventually
 
-__all__ = ["BEGINNING", "PLACER_WAITS_FOR", "StoppedPlacer", "place", "place_all", "read_all"]
+__all__ = ["BEGINNING", "PLACER_WAITS_FOR", "StoppedPlacer", "place", "place_all", "read_all", "somebody_waits"]
 
 BEGINNING: Final = Cursor(0, 0)
 PLACER_WAITS_FOR: Final = 42
@@ -52,6 +53,19 @@ async def place(conn: AsyncConnection[Any], *, limit: int = 1000) -> int:
 async def place_all(conn: AsyncConnection[Any]) -> None:
     while await place(conn):
         pass
+
+
+async def somebody_waits(conn: AsyncConnection[Any]) -> None:
+    """Until somebody in this database waits for the turn to prune or to replay."""
+    found = (
+        "SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database "
+        "WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted"
+    )
+
+    async def waits() -> bool:
+        return await (await conn.execute(found)).fetchone() is not None
+
+    await eventually(waits, what="somebody who waits for the turn")
 
 
 class StoppedPlacer:

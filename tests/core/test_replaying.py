@@ -23,8 +23,7 @@ from reflex.core.registration import Registered
 from reflex.core.replaying import Replayed, find_trigger, replay
 from reflex.core.retention import Pruning
 from reflex.core.settlement import Claimed, Outcome
-from tests.core.log_fixtures import BEGINNING, place_all
-from tests.processes import eventually
+from tests.core.log_fixtures import BEGINNING, place_all, somebody_waits
 from tests.queue_fixtures import claim, claim_ordered, count, enlisted, new_event, ordered_shop, publish, settled, shop
 
 
@@ -243,7 +242,7 @@ async def test_two_replays_at_once_make_one_delivery_though_it_moved_on_between(
     async with db.transaction():
         first = await anext(replay(db, trigger, after=BEGINNING))
         second = asyncio.create_task(again(other))
-        await waits(db)
+        await somebody_waits(db)
     assert (first.replayed, await second) == (1, Replayed(Cursor(1, 1), looked_at=1, left_alone=1))
     (lease,) = await claim(db, worker_id, [1])
     assert lease.lease_epoch == 2
@@ -264,20 +263,10 @@ async def test_retention_sees_what_a_replay_has_just_made(
     async with db.transaction():
         await anext(replay(db, trigger, after=BEGINNING))
         portion = asyncio.create_task(pruning.portion(other))
-        await waits(db)
+        await somebody_waits(db)
     assert await portion
     assert (pruning.done.events, pruning.done.needed) == (0, 1)
     assert len(await claim(db, worker_id, [1])) == 1
-
-
-async def waits(conn: AsyncConnection[Any]) -> None:
-    """Until somebody waits for the turn."""
-    found = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-
-    async def waiting() -> bool:
-        return await (await conn.execute(found)).fetchone() is not None
-
-    await eventually(waiting, what="somebody who waits for the turn")
 
 
 async def test_a_cursor_that_is_no_good_is_refused_also_in_the_midst_of_it(db: AsyncConnection[Any]) -> None:

@@ -19,8 +19,7 @@ from reflex.core.retention import Pruned, Pruning, take_turn
 from reflex.core.sessions import keep_sessions, session_positions
 from reflex.core.settlement import Outcome
 from reflex.core.statements import only_row
-from tests.core.log_fixtures import BEGINNING, place_all, read_all
-from tests.processes import eventually
+from tests.core.log_fixtures import BEGINNING, place_all, read_all, somebody_waits
 from tests.queue_fixtures import claim, claim_ordered, count, enlisted, new_event, ordered_shop, publish, settled, shop
 
 HOUR = timedelta(hours=1)
@@ -301,12 +300,7 @@ async def test_one_pass_at_a_time(db: AsyncConnection[Any], other: AsyncConnecti
         assert await take_turn(other)
         assert await pruning.portion(db, wait=False) is None
         waiting = asyncio.create_task(pruning.portion(db))
-        found = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-
-        async def waits() -> bool:
-            return await (await other.execute(found)).fetchone() is not None
-
-        await eventually(waits, what="a pass that waits")
+        await somebody_waits(other)
     assert await waiting
     assert await count(db, "event") == 0
 
