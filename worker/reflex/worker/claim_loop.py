@@ -100,6 +100,11 @@ class ClaimLoop:
             # With something to settle already, the next exchange goes out first, and the runs that the last one
             # brought use the time that PostgreSQL takes.
             await asyncio.sleep(0)
+        # While most of what is here still has to run, nothing is urgent, and one exchange for many costs less.
+        finished = -1
+        while finished < len(slots.finished) < len(slots.waiting):
+            finished = len(slots.finished)
+            await asyncio.sleep(0)
         while not slots.finished and not (self.hungry and self.room() > 0) and not (self.closing and not slots.running):
             self.signal.clear()
             # Jitter keeps a fleet that was started at once from polling at once.

@@ -24,8 +24,9 @@ __all__ = ["Batch", "Key", "Slots"]
 Key = tuple[int, UUID]
 # Runs shorter than this are worth claiming ahead of the slots: a round trip is as long as they are.
 SHORT_RUN_S: Final = 0.02
-# How many deliveries of lanes one claim takes while runs are short: a lane gives no more until these are settled.
-LANE_ROWS: Final = 400
+# How many deliveries are claimed ahead of the slots at most, and of lanes with one claim: a lane gives no more until
+# these are settled.
+AHEAD: Final = 400
 # After any other outcome, or a run that was not short, the next delivery of the lane begins when this one is settled.
 GOES_ON: Final = frozenset({Outcome.SUCCEEDED, Outcome.SKIPPED})
 
@@ -69,16 +70,19 @@ class Slots:
         return self.run_s < SHORT_RUN_S
 
     def room(self) -> int:
-        """How many batches may be claimed now: the free slots, and as many again while runs are short."""
-        prefetch = self.concurrency if self.runs_are_short else 0
-        return max(0, self.concurrency + prefetch - len(self.running) - len(self.waiting))
+        """How many batches may be claimed now: the free slots, and while runs are short as many ahead as take about
+        the time of a short run. An exchange costs PostgreSQL as much for a few deliveries as for hundreds."""
+        ahead = 0
+        if self.runs_are_short:
+            ahead = min(int(self.concurrency * SHORT_RUN_S / self.run_s), max(AHEAD, self.concurrency))
+        return max(0, self.concurrency + ahead - len(self.running) - len(self.waiting))
 
     def lane_rows(self) -> int:
         """How many deliveries a claim of lanes may take at most. What waits behind a long run is better off in the
         database, where a reader sees it as pending."""
         if not self.runs_are_short:
             return 0
-        return max(0, LANE_ROWS - sum(len(batch.left) for batch in (*self.waiting, *self.running)))
+        return max(0, AHEAD - sum(len(batch.left) for batch in (*self.waiting, *self.running)))
 
     def known(self) -> set[Key]:
         """Trigger and event of every lease that is here."""
