@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -191,9 +192,13 @@ async def test_every_line_of_a_run_carries_its_ids(log_lines: io.StringIO) -> No
     async def talks(ctx: AgentContext) -> None:
         ctx.log.info("looking at the order")
         structlog.get_logger().info("some library speaks")
+        structlog.contextvars.bind_contextvars(order="A-17")
 
     claimed = lease()
     await attempt(talks, claimed)
+    returned = datetime.now(UTC)
+    time.sleep(0.01)  # noqa: ASYNC251 (another run keeps the event loop busy)
+    await asyncio.sleep(0)
     lines = [json.loads(line) for line in log_lines.getvalue().splitlines()]
     assert [line["event"] for line in lines] == ["looking at the order", "some library speaks", "run succeeded"]
     for line in lines:
@@ -202,6 +207,8 @@ async def test_every_line_of_a_run_carries_its_ids(log_lines: io.StringIO) -> No
         assert line["run_id"] == f"{claimed.delivery_id}.1"
         assert line["trace_id"] == TRACEPARENT[3:35]
         assert line["service"] == "worker"
+    assert lines[2]["order"] == "A-17"
+    assert datetime.fromisoformat(lines[2]["timestamp"]) < returned, "when it ended, not when that was written"
 
 
 async def test_the_span_of_a_run_belongs_to_the_trace_of_its_event(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar, cas
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict
 
 __all__ = [
     "SYSTEM_PREFIX",
@@ -72,9 +72,12 @@ class NewEvent(NamedTuple):
 class BaseEvent(BaseModel):
     """Base of the classes that authors register: the fields are the payload, `type` is the envelope's.
 
-    `meta` is the record in the log that the object was read from; None on one that was not published yet.
+    `meta` is the record in the log that the object was read from; None on one that was not published yet, and on a
+    copy.
     """
 
+    # A slot, and not a private attribute: pydantic makes those anew for each event, as slowly as it checks the fields.
+    __slots__ = ("_record",)
     model_config = ConfigDict(frozen=True)
 
     if TYPE_CHECKING:
@@ -82,13 +85,13 @@ class BaseEvent(BaseModel):
         type: Any
     else:
         type: str
-    _meta: Event | None = PrivateAttr(default=None)
 
     @property
     def meta(self) -> Event | None:
-        # What `self._meta` means; by that name it takes pydantic's __getattr__, ten times as long.
-        private = self.__pydantic_private__
-        return None if private is None else private["_meta"]
+        try:
+            return read_slot(self)
+        except AttributeError:
+            return None
 
     def payload_json(self) -> str:
         """The payload as JSON text, without `type`."""
@@ -102,8 +105,13 @@ class BaseEvent(BaseModel):
             pydantic.ValidationError: The payload is not what the class asks for.
         """
         event = cls.model_validate({**record.payload, "type": record.type})
-        event._meta = record
+        write_slot(event, record)
         return event
+
+
+# By the attribute's name, pydantic would look at it first.
+read_slot: Final[Any] = vars(BaseEvent)["_record"].__get__
+write_slot: Final[Any] = vars(BaseEvent)["_record"].__set__
 
 
 class UntypedEvent(BaseEvent):
@@ -118,7 +126,7 @@ class UntypedEvent(BaseEvent):
     @classmethod
     def from_record(cls, record: Event) -> "UntypedEvent":
         event = cls(type=record.type, payload=record.payload)
-        event._meta = record
+        write_slot(event, record)
         return event
 
 

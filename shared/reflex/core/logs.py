@@ -2,11 +2,9 @@
 
 import logging
 import sys
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import ContextVar
-from functools import lru_cache
+from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO, cast
 
 import orjson
@@ -39,23 +37,25 @@ def add_origin(_: WrappedLogger, method: str, entry: EventDict) -> EventDict:
         entry.setdefault("trace_id", f"{context.trace_id:032x}")
         entry["span_id"] = f"{context.span_id:016x}"
     entry["level"] = LEVELS.get(method, method)
-    entry["timestamp"] = utc_now()
+    entry.setdefault("timestamp", datetime.now(UTC))
     return entry
 
 
-def utc_now() -> str:
-    """ISO 8601, with microseconds."""
-    second, rest = divmod(time.time_ns(), 1_000_000_000)
-    return f"{utc_second(second)}.{rest // 1000:06d}Z"
+def show_local_time(_: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
+    if isinstance(moment := entry["timestamp"], datetime):
+        entry["timestamp"] = f"{moment.astimezone():%H:%M:%S.%f}"
+    return entry
 
 
-@lru_cache(maxsize=1)
-def utc_second(second: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+# Tracebacks without the values of variables, which structlog shows by itself: some of them are secrets.
+add_traceback: Final = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
 
 
-def to_json(entry: EventDict, **_: Any) -> str:
-    return orjson.dumps(entry, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+def to_json(logger: WrappedLogger, method: str, entry: EventDict) -> str:
+    """The line for a machine. The last processor; it calls the one that few lines need only for those."""
+    if "exc_info" in entry:
+        entry = add_traceback(logger, method, entry)
+    return orjson.dumps(entry, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z).decode()
 
 
 class Unfailing:
@@ -66,10 +66,11 @@ class Unfailing:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        # One `suppress` and not two: each run writes a line.
-        with suppress(OSError, ValueError):
+        try:
             self.stream.write(text)
             self.stream.flush()
+        except (OSError, ValueError):
+            return 0
         return len(text)
 
     def flush(self) -> None:
@@ -92,10 +93,9 @@ def configure_logs(
     stream = stream if stream is not None else cast("TextIO", sys.stderr)
     pretty = format == "pretty" or (format == "auto" and stream.isatty())
     shared: list[Any] = [structlog.contextvars.merge_contextvars, add_origin]
-    # Tracebacks without the values of variables, which structlog shows by itself: some of them are secrets.
     if pretty:
         last: list[Any] = [
-            structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=False),
+            show_local_time,
             structlog.dev.ConsoleRenderer(
                 colors=stream.isatty(),
                 pad_event_to=32,
@@ -103,8 +103,7 @@ def configure_logs(
             ),
         ]
     else:
-        tracebacks = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
-        last = [tracebacks, structlog.processors.JSONRenderer(serializer=to_json)]
+        last = [to_json]
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *last],

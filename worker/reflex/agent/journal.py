@@ -4,7 +4,6 @@ Knows nothing of pydantic-ai: `journaling` puts it around an agent's model and t
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -77,12 +76,12 @@ class Journal:
 
     def __init__(self, store: StepStore, delivery_id: DeliveryId, lease_epoch: int) -> None:
         self.used = False
-        self.replayed: Counter[str] = Counter()
+        self.replayed: dict[str, int] = {}
         self._store = store
         self._delivery_id = delivery_id
         self._lease_epoch = lease_epoch
         self._recorded: dict[StepKey, Step] | None = None
-        self._loading = asyncio.Lock()
+        self._loading: asyncio.Lock | None = None  # most runs take no step
         self._left: set[StepKey] = set()
         self._asked: dict[bytes, int] = {}
         self._written = 0
@@ -139,6 +138,11 @@ class Journal:
             log.warning("PostgreSQL refuses a step: a retry would pay for it again",
                               step=step.kind, error=str(error).splitlines()[0])  # fmt: skip
 
+    def count(self, **replayed: int) -> None:
+        """So much more was not paid for again."""
+        for name, number in replayed.items():
+            self.replayed[name] = self.replayed.get(name, 0) + number
+
     def covers(self, keys: Sequence[StepKey]) -> None:
         """These steps belong to a tool call that was replayed as a whole."""
         self._left.difference_update(keys)
@@ -156,6 +160,7 @@ class Journal:
     async def _load(self) -> dict[StepKey, Step]:
         self.used = True
         if self._recorded is None:
+            self._loading = self._loading or asyncio.Lock()
             async with self._loading:
                 if self._recorded is None:
                     # The first lease of a delivery has nothing before it: most runs never read.

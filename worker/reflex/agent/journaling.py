@@ -96,7 +96,7 @@ class JournaledModel(WrapperModel):
     ) -> ModelResponse:
         step = await self._step(messages, model_settings, model_request_parameters)
         if step is not None and (response := replayed_response(step)) is not None:
-            self.journal.replayed.update(
+            self.journal.count(
                 replayed_requests=1,
                 replayed_input_tokens=response.usage.input_tokens,
                 replayed_output_tokens=response.usage.output_tokens,
@@ -143,7 +143,7 @@ class JournaledToolset(WrapperToolset[Any]):
             return await super().call_tool(name, tool_args, ctx, tool)
         step = await self.journal.look_up(StepKind.TOOL_CALL, fingerprint)
         if (record := replayed_call(step)) is not None:
-            self.journal.replayed.update(replayed_tool_calls=1)
+            self.journal.count(replayed_tool_calls=1)
             self.journal.covers(record.steps)
             self.ctx.publish_again(record.published)
             record_durable_unit(executed=False)

@@ -26,6 +26,7 @@ from reflex.core.logs import run_fields
 from reflex.core.queue import dead_settlement
 from reflex.core.replies import WAITED_FOR, reply_event
 from reflex.core.settlement import Claimed, Outcome, Settlement, after_failure
+from reflex.worker.run_log import RunLog
 
 __all__ = ["Attempts"]
 
@@ -43,6 +44,7 @@ class Attempts:
     steps: StepStore | None = None
     audience: Audience | None = None
     log: Any = field(default_factory=lambda: structlog.get_logger().bind())
+    run_log: RunLog = field(default_factory=RunLog)
     traced: bool = field(default_factory=telemetry.enabled)
 
     async def __call__(self, claimed: Claimed) -> Settlement:
@@ -131,9 +133,9 @@ class Attempts:
             if journal is not None:
                 journal.report()
             return self.failed(claimed, trigger, classify(error), started, usage=as_json(usage), trace_id=trace_id)
-        if journal is not None:
+        if journal is not None and journal.used:
             journal.report()
-        self.log.info("run succeeded", duration_ms=milliseconds(started), published=len(ctx.published))
+        self.run_log.succeeded(duration_ms=milliseconds(started), published=len(ctx.published))
         reply = reply_event(
             claimed,
             trigger=trigger.name,
