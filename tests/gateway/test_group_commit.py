@@ -84,6 +84,31 @@ async def test_what_arrives_during_a_commit_is_the_next_one(
     assert commits.buffered_events == 0
 
 
+async def test_the_second_commit_begins_when_it_is_as_large_as_the_first(
+    commits: GroupCommit, gated: GatedAppend
+) -> None:
+    """Seen to fail with a second flusher that takes what it finds: under load each commit held a few events only."""
+    tasks = [asyncio.create_task(commits.append([event() for _ in range(10)]))]
+    await eventually(lambda: gated.waiting == 1)
+    for _ in range(10):
+        assert gated.sizes == [10]
+        tasks.append(asyncio.create_task(commits.append([event()])))
+        await asyncio.sleep(0.001)
+    await eventually(lambda: gated.sizes == [10, 10])
+    gated.gate.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_large_commit_that_hangs_holds_up_no_single_event(commits: GroupCommit, gated: GatedAppend) -> None:
+    """Seen to fail without the look of `_expire`: the event waited until the large commit was given up."""
+    tasks = [asyncio.create_task(commits.append([event() for _ in range(10)]))]
+    await eventually(lambda: gated.waiting == 1)
+    tasks.append(asyncio.create_task(commits.append([event()])))
+    await eventually(lambda: gated.sizes == [10, 1], timeout_s=2)
+    gated.gate.set()
+    await asyncio.gather(*tasks)
+
+
 async def test_a_flush_has_a_size_and_splits_no_request(
     commits: GroupCommit, gated: GatedAppend, conn: AsyncConnection[DictRow]
 ) -> None:

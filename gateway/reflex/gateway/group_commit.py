@@ -25,7 +25,7 @@ __all__ = ["EventStore", "GroupCommit"]
 
 Append = Callable[[AsyncConnection[Any], Sequence[NewEvent]], Awaitable[dict[UUID, UUID]]]
 
-# While one flusher waits for the disk the other fills the next batch; a third would only make batches smaller.
+# While one flusher waits for the disk the other sends the next batch; a third would only make batches smaller.
 FLUSHERS: Final = 2
 MAX_EVENTS_A_FLUSH: Final = 1000
 MAX_BYTES_A_FLUSH: Final = 8 * 1024 * 1024
@@ -57,6 +57,7 @@ class Group:
     size: int
     deadline: float
     stored: "asyncio.Future[Mapping[UUID, UUID]]"
+    in_flight: bool = False
 
     def fail(self, error: Exception) -> None:
         if not self.stored.done():
@@ -95,6 +96,7 @@ class GroupCommit:
         self._waiting: deque[Group] = deque()
         self._buffered_events = 0
         self._buffered_bytes = 0
+        self._in_flight_events = 0
         self._flushers = [Flusher() for _ in range(FLUSHERS)]
         self._idle = list(self._flushers)
         self._flushing: set[asyncio.Task[None]] = set()
@@ -129,10 +131,9 @@ class GroupCommit:
         self._waiting.append(group)
         self._buffered_events += len(events)
         self._buffered_bytes += size
-        if self._idle:
-            task = loop.create_task(self._flush(self._idle.pop()))
-            self._flushing.add(task)
-            task.add_done_callback(self._flushing.discard)
+        # While a commit is under way, the next one begins when as much waits: sooner, both would stay small.
+        if self._buffered_events >= 2 * self._in_flight_events:
+            self._start()
         if self._sweep is None:
             self._expire()
         try:
@@ -140,6 +141,8 @@ class GroupCommit:
         finally:
             self._buffered_events -= len(events)
             self._buffered_bytes -= size
+            if group.in_flight:
+                self._in_flight_events -= len(events)
 
     async def __aenter__(self) -> Self:
         return self
@@ -157,6 +160,13 @@ class GroupCommit:
             await self._disconnect(flusher)
         if self._sweep:
             self._sweep.cancel()
+
+    def _start(self) -> None:
+        """Let an idle flusher take what waits."""
+        if self._idle and self._waiting:
+            task = asyncio.create_task(self._flush(self._idle.pop()))
+            self._flushing.add(task)
+            task.add_done_callback(self._flushing.discard)
 
     async def _flush(self, flusher: Flusher) -> None:
         """Commit one batch after the other for as long as something waits."""
@@ -187,6 +197,8 @@ class GroupCommit:
                 size -= group.size
             else:
                 groups.append(group)
+                group.in_flight = True
+                self._in_flight_events += len(group.events)
         return groups
 
     async def _commit(self, flusher: Flusher, groups: Sequence[Group]) -> None:
@@ -234,13 +246,15 @@ class GroupCommit:
             log.error("no event can be stored, clients get 503", database=describe(self._url), error=why)
 
     def _expire(self) -> None:
-        """Answer those who waited too long, whatever their flusher is stuck in; look again while someone waits."""
+        """Answer those who waited too long, whatever their flusher is stuck in, and let no others wait for it; look
+        again while someone waits."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         in_flight = itertools.chain.from_iterable(flusher.groups for flusher in self._flushers)
         for group in itertools.chain(in_flight, self._waiting):
             if group.deadline <= now:
                 group.fail(DatabaseUnavailable(OUTCOME_UNKNOWN))
+        self._start()
         self._sweep = None
         if self._buffered_events:
             self._sweep = loop.call_later(min(0.5, self._commit_timeout_s / 4), self._expire)
