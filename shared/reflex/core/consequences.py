@@ -1,4 +1,4 @@
-"""What settlements bring with them: events to append and journals to forget, in the same transaction, if they hold."""
+"""What settlements bring with them, in the same transaction, if they hold: events, waits, and journals to forget."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -9,19 +9,21 @@ from psycopg import AsyncConnection
 from reflex.core.journal import forget_steps
 from reflex.core.log import append
 from reflex.core.settlement import Settlement
+from reflex.core.waiting import begin_waits
 
 __all__ = ["carry_out", "have_consequences"]
 
 
 def have_consequences(settlements: Sequence[Settlement]) -> bool:
     """Whether settling them needs a transaction of more than one statement."""
-    return any(settlement.published or settlement.forget_steps for settlement in settlements)
+    return any(settlement.published or settlement.forget_steps or settlement.wait for settlement in settlements)
 
 
 async def carry_out(
     conn: AsyncConnection[Any], settlements: Sequence[Settlement], stale: Collection[tuple[int, UUID]]
 ) -> None:
-    """Append what the runs published and forget their journals, but for settlements that came too late.
+    """Append what the runs published, keep their waits and forget their journals, but for settlements that came too
+    late.
 
     Args:
         conn: In the transaction that settled them.
@@ -32,3 +34,5 @@ async def carry_out(
         await append(conn, events)
     if forgotten := [(s.trigger_id, s.event_id) for s in held if s.forget_steps]:
         await forget_steps(conn, forgotten)
+    if waits := [settlement for settlement in held if settlement.wait is not None]:
+        await begin_waits(conn, waits)

@@ -8,6 +8,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
@@ -20,7 +21,7 @@ from psycopg_pool import AsyncConnectionPool
 from reflex.core.database import describe, is_connection_error, open_pool
 from reflex.core.errors import ReflexError
 from reflex.core.ids import DeliveryId
-from reflex.core.statements import statement
+from reflex.core.statements import only_row, statement
 
 __all__ = ["JournalUnavailable", "LeaseLost", "Step", "StepKind", "StepStore", "forget_steps", "journal_step",
            "recorded_steps"]  # fmt: skip
@@ -45,10 +46,11 @@ class JournalUnavailable(ReflexError):
 
 
 class StepKind(StrEnum):
-    """What was paid for. Stored; never renamed."""
+    """What was paid for, or decided. Stored; never renamed."""
 
     MODEL_REQUEST = "model_request"
     TOOL_CALL = "tool_call"
+    WAIT = "wait"  # since when a run waits, or that it has waited
 
 
 class Step(NamedTuple):
@@ -125,6 +127,14 @@ class StepStore:
             psycopg.Error: PostgreSQL refuses the step itself.
         """
         await self._patiently(lambda conn: journal_step(conn, delivery_id, lease_epoch, step))
+
+    async def now(self) -> datetime:
+        """The time in the database.
+
+        Raises:
+            JournalUnavailable: The database was away for longer than our patience.
+        """
+        return (await self._patiently(lambda conn: only_row(conn, "clock")))[0]
 
     async def aclose(self) -> None:
         """Close the connections. The store must not be used afterwards."""

@@ -182,6 +182,7 @@ def delivery_row(delivery_id: DeliveryId, traces: Sequence[DictRow]) -> Delivery
     now = next((trace for trace in traces if trace["place"] != "run"), None)
     latest = now or traces[-1]
     dead = latest if latest["place"] == "dead" else None
+    waiting = latest if latest["place"] == "waiting" else None
     return DeliveryRow(
         id=str(delivery_id),
         trigger=latest["trigger"],
@@ -190,7 +191,8 @@ def delivery_row(delivery_id: DeliveryId, traces: Sequence[DictRow]) -> Delivery
         attempt=latest["attempt"],
         available_at=latest["available_at"],
         worker=WorkerRef(now["worker_id"], now["host"], now["pid"]) if now and now["worker_id"] else None,
-        reason=dead["reason"] if dead else None,
+        reason=latest["reason"] if dead or waiting else None,
+        waiting_for=waiting["error"] if waiting else None,
         error=dead["error"] if dead else None,
         died_at=dead["finished_at"] if dead else None,
         runs=runs,

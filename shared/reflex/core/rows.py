@@ -35,8 +35,8 @@ __all__ = [
     "to_json",
 ]
 
-DeliveryState = Literal["pending", "running", "succeeded", "skipped", "dead", "cancelled"]
-RunOutcome = Literal["succeeded", "skipped", "retry", "dead", "released", "lost", "cancelled"]
+DeliveryState = Literal["pending", "running", "waiting", "succeeded", "skipped", "dead", "cancelled"]
+RunOutcome = Literal["succeeded", "skipped", "retry", "dead", "released", "lost", "cancelled", "waiting"]
 
 ANY: Final = GetPydanticSchema(lambda _source, _handler: core_schema.any_schema())
 
@@ -130,7 +130,8 @@ class WorkerRef:
 class DeliveryRow:
     """One event for one trigger. `attempt` counts the attempts begun since it was made or last retried by a person.
 
-    `available_at` is when a pending one may run, null for at once; `reason`, `error` and `died_at` are a dead one's;
+    `available_at` is when a pending one may run, null for at once, and when a waiting one runs at the latest. `reason`
+    is why one is dead or for what one waits, `waiting_for` the latter in words. `error` and `died_at` are a dead one's;
     `runs` are the latest hundred, oldest first.
     """
 
@@ -142,6 +143,7 @@ class DeliveryRow:
     available_at: datetime | None
     worker: WorkerRef | None
     reason: str | None
+    waiting_for: str | None
     error: str | None
     died_at: datetime | None
     runs: list[RunRow]

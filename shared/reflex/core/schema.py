@@ -206,7 +206,7 @@ sa.Table(
     optional("usage", JSONB),
     optional("trace_id", sa.Text),
     sa.CheckConstraint(
-        "outcome IN ('succeeded', 'skipped', 'retry', 'dead', 'released', 'lost', 'cancelled')",
+        "outcome IN ('succeeded', 'skipped', 'retry', 'dead', 'released', 'lost', 'cancelled', 'waiting')",
         name="outcome",
     ),
 )
@@ -222,7 +222,20 @@ sa.Table(
     needed("result", JSON),
     needed("lease_epoch", sa.Integer),
     needed("created_at", AT, default=NOW),
-    sa.CheckConstraint("kind IN ('model_request', 'tool_call')", name="kind"),
+    sa.CheckConstraint("kind IN ('model_request', 'tool_call', 'wait')", name="kind"),
+)
+waiting = sa.Table(
+    "waiting",
+    metadata,
+    key("trigger_id", sa.Integer),
+    key("event_id", sa.Uuid),
+    optional("lane_key", TYPE),
+    needed("kind", sa.Text),
+    needed("reason", sa.Text),
+    needed("since", AT, default=NOW),
+)
+sa.Index(
+    "ix_waiting_lane_key", waiting.c.trigger_id, waiting.c.lane_key, postgresql_where=waiting.c.lane_key.is_not(None)
 )
 sa.Table(
     "dead_letter",

@@ -9,6 +9,7 @@ from uuid import UUID
 from reflex.core.events import Event, NewEvent
 from reflex.core.ids import DeliveryId
 from reflex.core.retry import RetryPolicy
+from reflex.core.waiting import Wait
 
 __all__ = ["NOT_BEGUN", "Claimed", "Outcome", "Settlement", "after_failure", "as_arrays"]
 
@@ -26,6 +27,7 @@ class Outcome(StrEnum):
     RELEASED = "released"  # given back unfinished by a worker that stops; uses up no attempt
     LOST = "lost"  # its worker stopped sending heartbeats
     CANCELLED = "cancelled"
+    WAITING = "waiting"  # cannot go on yet; uses up no attempt
 
 
 class Claimed(NamedTuple):
@@ -65,8 +67,9 @@ class Claimed(NamedTuple):
 class Settlement(NamedTuple):
     """The end of one run. `lease_epoch` is the fence: if the lease is gone, all of this changes nothing.
 
-    `output` and `usage` are JSON text. `published` is appended in the same transaction; `forget_steps` deletes the
-    delivery's journal in it. `lane_key` is that of the lease.
+    `retry_in` is when a delivery that goes on is due again. `output` and `usage` are JSON text. `published` is appended
+    in the same transaction; `forget_steps` deletes the delivery's journal in it. `lane_key` is that of the lease.
+    `wait` says for what a delivery waits.
     """
 
     trigger_id: int
@@ -82,6 +85,7 @@ class Settlement(NamedTuple):
     published: tuple[NewEvent, ...] = ()
     forget_steps: bool = False
     lane_key: str | None = None
+    wait: Wait | None = None
 
 
 def after_failure(

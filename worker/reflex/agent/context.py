@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from reflex.agent.journal import Journal, note_published
 from reflex.agent.progress import RunProgress
 from reflex.agent.publishing import PublishError, RunLimits, caused_event
+from reflex.agent.suspension import sleep
 from reflex.core.errors import EventRejected
 from reflex.core.events import BaseEvent, Event, EventRegistry, NewEvent
 from reflex.core.ids import DeliveryId
@@ -153,6 +154,18 @@ class AgentContext:
             again = event._replace(trace_context=self.trace_context)
             self.published.append(again)
             note_published(again)
+
+    async def sleep(self, duration: timedelta | float | datetime) -> None:
+        """Wait without a slot: the run ends here, and when the time is over the delivery runs again from its beginning.
+        What agents have completed by then is replayed from the journal; an agent function's own code runs again.
+
+        Args:
+            duration: A `timedelta`, seconds, or a moment with a time zone. Of two equal ones in one run, each counts.
+
+        Raises:
+            ValueError: It is longer than ten years, or a moment without a time zone.
+        """
+        await sleep(self.journal, duration)
 
     async def run_agent(
         self, agent: "AbstractAgent[Any, OutputT]", prompt: str | None = None, **options: Any

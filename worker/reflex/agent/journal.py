@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 import psycopg
@@ -142,6 +143,10 @@ class Journal:
         """So much more was not paid for again."""
         for name, number in replayed.items():
             self.replayed[name] = self.replayed.get(name, 0) + number
+
+    async def now(self) -> datetime:
+        """The time in the database."""
+        return await self._store.now()
 
     def covers(self, keys: Sequence[StepKey]) -> None:
         """These steps belong to a tool call that was replayed as a whole."""

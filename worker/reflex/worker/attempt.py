@@ -18,6 +18,7 @@ from reflex.agent.journal import Journal
 from reflex.agent.models import Models
 from reflex.agent.progress import Audience, RunProgress
 from reflex.agent.publishing import RunLimits
+from reflex.agent.suspension import wait_of
 from reflex.agent.triggers import Trigger
 from reflex.core import telemetry
 from reflex.core.events import Event, NewEvent
@@ -133,6 +134,14 @@ class Attempts:
             if journal is not None:
                 journal.report()
             return self.failed(claimed, trigger, classify(error), started, usage=as_json(usage), trace_id=trace_id)
+        except BaseException as error:
+            if (wait := wait_of(error)) is None:
+                raise
+            self.log.info("run waits", waits_for=wait.kind, reason=wait.reason, duration_ms=milliseconds(started))
+            usage = usage_of(ctx) if ctx is not None else None
+            return settled(
+                claimed, Outcome.WAITING, retry_in=wait.at_most, wait=wait, usage=as_json(usage), trace_id=trace_id
+            )
         if journal is not None and journal.used:
             journal.report()
         self.run_log.succeeded(duration_ms=milliseconds(started), published=len(ctx.published))

@@ -12,16 +12,18 @@ CROSS JOIN LATERAL (
     FROM reflex.delivery
     WHERE delivery.trigger_id = trigger.trigger_id AND delivery.event_id = %(event_id)s
     UNION ALL
-    SELECT 'pending', attempt, lease_epoch, NULL, NULL, NULL, available_at, NULL, NULL, NULL, NULL, NULL, NULL,
-           NULL, NULL
+    SELECT CASE WHEN kind IS NULL THEN 'pending' ELSE 'waiting' END, attempt, lease_epoch, NULL, NULL, NULL,
+           available_at, NULL, NULL, NULL, kind, reason, NULL, NULL, NULL
     FROM reflex.scheduled
+    LEFT JOIN reflex.waiting USING (trigger_id, event_id)
     WHERE scheduled.trigger_id = trigger.trigger_id AND scheduled.event_id = %(event_id)s
     UNION ALL
-    SELECT 'pending', ordered.attempt, ordered.lease_epoch, NULL, NULL, NULL,
-           CASE WHEN ordered.position = lane.head THEN lane.available_at END, NULL, NULL, NULL, NULL, NULL, NULL,
-           NULL, NULL
+    SELECT CASE WHEN kind IS NULL THEN 'pending' ELSE 'waiting' END, ordered.attempt, ordered.lease_epoch, NULL, NULL,
+           NULL, CASE WHEN ordered.position = lane.head THEN lane.available_at END, NULL, NULL, NULL, kind, reason,
+           NULL, NULL, NULL
     FROM reflex.ordered
     JOIN reflex.lane USING (trigger_id, key)
+    LEFT JOIN reflex.waiting USING (trigger_id, event_id)
     WHERE ordered.trigger_id = trigger.trigger_id AND ordered.event_id = %(event_id)s
     UNION ALL
     SELECT 'running', lease.attempt, lease.lease_epoch, lease.worker_id, worker.host, worker.pid, NULL,

@@ -12,6 +12,11 @@ WITH due AS (
         FOR UPDATE SKIP LOCKED
     ))
     RETURNING trigger_id, key, ready
+),
+over AS (
+    DELETE FROM reflex.waiting
+    USING due
+    WHERE waiting.trigger_id = due.trigger_id AND waiting.lane_key = due.key
 )
 SELECT (SELECT count(*) FROM due) AS promoted,
        (

@@ -14,6 +14,11 @@ WITH due AS (
     ))
     RETURNING trigger_id, event_id, attempt, lease_epoch, available_at, lane_key
 ),
+over AS (
+    DELETE FROM reflex.waiting
+    USING due
+    WHERE waiting.trigger_id = due.trigger_id AND waiting.event_id = due.event_id
+),
 pending AS (
     INSERT INTO reflex.delivery (trigger_id, event_id, attempt, lease_epoch)
     SELECT trigger_id, event_id, attempt, lease_epoch

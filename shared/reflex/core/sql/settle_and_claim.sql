@@ -31,9 +31,10 @@ recorded AS (
 ),
 retried AS (
     INSERT INTO reflex.scheduled (trigger_id, event_id, attempt, lease_epoch, available_at)
-    SELECT trigger_id, event_id, attempt, lease_epoch, now() + retry_in
+    SELECT trigger_id, event_id, CASE outcome WHEN 'waiting' THEN attempt - 1 ELSE attempt END, lease_epoch,
+           now() + retry_in
     FROM ended
-    WHERE outcome = 'retry'
+    WHERE outcome IN ('retry', 'waiting')
 ),
 released AS (
     INSERT INTO reflex.delivery (trigger_id, event_id, attempt, lease_epoch)

@@ -1,7 +1,7 @@
 -- Settle deliveries of lanes. As in settle_and_claim, each is fenced by lease_epoch; those that come too late come back.
 -- Lanes are locked in the order of trigger and key, waiting for appends to them. Claiming is another statement, in
 -- another transaction: it holds lanes in the order of their age, and appends would wait for it in a circle.
--- A retry goes back to its place and makes its lane wait. What was claimed behind a delivery that did not end well is
+-- A retry, or one that waits, goes back to its place and makes its lane wait. What was claimed behind a delivery that did not end well is
 -- given back with it: it had not begun, so it uses up no attempt and leaves no run.
 -- %(wake)s tells other workers of lanes that are ready again, for a worker that will not claim them itself.
 -- If more statements follow before the commit, the server does not wait for them for ever: appends wait meanwhile.
@@ -33,7 +33,7 @@ ended AS (
               outcome.reason, outcome.trace_id
 ),
 judged AS (
-    SELECT ended.*, ended.outcome IN ('retry', 'released') AS goes_back,
+    SELECT ended.*, ended.outcome IN ('retry', 'released', 'waiting') AS goes_back,
            ended.outcome = 'dead' AND trigger.when_dead = 'hold' AS holds
     FROM ended
     JOIN reflex.trigger USING (trigger_id)
@@ -48,7 +48,7 @@ recorded AS (
 ),
 returned AS (
     INSERT INTO reflex.ordered (trigger_id, key, position, event_id, attempt, lease_epoch)
-    SELECT trigger_id, lane_key, position, event_id, CASE outcome WHEN 'released' THEN attempt - 1 ELSE attempt END,
+    SELECT trigger_id, lane_key, position, event_id, CASE WHEN outcome IN ('released', 'waiting') THEN attempt - 1 ELSE attempt END,
            lease_epoch
     FROM judged
     WHERE goes_back
@@ -71,7 +71,7 @@ settled AS (
     FROM (
         SELECT trigger_id, lane_key, count(*) AS size, count(*) FILTER (WHERE goes_back) AS returned,
                count(*) FILTER (WHERE holds) AS holding, min(position) FILTER (WHERE goes_back) AS first,
-               max(retry_in) FILTER (WHERE outcome = 'retry') AS retry_in
+               max(retry_in) FILTER (WHERE outcome IN ('retry', 'waiting')) AS retry_in
         FROM judged
         GROUP BY trigger_id, lane_key
     ) AS batch

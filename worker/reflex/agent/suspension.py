@@ -1,0 +1,78 @@
+"""Giving up the slot in the middle of a run: the delivery waits, and later runs again from its journal."""
+
+import asyncio
+import hashlib
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, NoReturn, cast
+
+import orjson
+
+from reflex.core.journal import StepKind
+from reflex.core.waiting import Wait, WaitKind
+
+if TYPE_CHECKING:
+    from reflex.agent.journal import Journal
+
+__all__ = ["Suspended", "sleep", "suspend", "wait_of"]
+
+LONGEST_SLEEP: Final = timedelta(days=3660)
+
+
+class Suspended(BaseException):
+    """Ends a run that has to wait. No `Exception`: what authors' code catches are failures, and this is none."""
+
+    def __init__(self, wait: Wait) -> None:
+        super().__init__(wait.reason)
+        self.wait = wait
+
+
+def suspend(wait: Wait) -> NoReturn:
+    """End the run here. When the delivery is due again it runs from its beginning, with its journal."""
+    raise Suspended(wait)
+
+
+def wait_of(error: BaseException) -> Wait | None:
+    """For what the run waits that ended with this; None if it does not. Of several parallel waits the shortest one:
+    when it is over, the run finds the others again."""
+    if isinstance(error, Suspended):
+        return error.wait
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        waits = [wait for inner in group.exceptions if (wait := wait_of(inner)) is not None]
+        return min(waits, key=lambda wait: wait.at_most, default=None)
+    return None
+
+
+async def sleep(journal: "Journal | None", duration: timedelta | float | datetime) -> None:
+    """Return if the time is over; else suspend the run until then. Measured by the database's clock. Without a journal,
+    outside a worker, it is slept here.
+
+    Raises:
+        ValueError: The time is longer than ten years, or a moment without a time zone.
+    """
+    asked = checked(duration)
+    if journal is None:
+        time = asked - datetime.now(UTC) if isinstance(asked, datetime) else asked
+        await asyncio.sleep(time.total_seconds())
+        return
+    name = asked.isoformat() if isinstance(asked, datetime) else f"{asked.total_seconds():.6f}"
+    step = await journal.look_up(StepKind.WAIT, hashlib.sha256(f"sleep {name}".encode()).digest())
+    now = await journal.now()
+    if step.recorded is None:
+        until = asked if isinstance(asked, datetime) else now + asked
+        await journal.record(step, orjson.dumps({"until": until}).decode())
+    else:
+        until = datetime.fromisoformat(orjson.loads(step.recorded)["until"])
+    if now < until:
+        suspend(Wait(WaitKind.TIME, f"sleeps until {until.isoformat(timespec='seconds')}", until - now))
+
+
+def checked(duration: timedelta | float | datetime) -> timedelta | datetime:
+    if isinstance(duration, datetime):
+        if duration.tzinfo is None:
+            raise ValueError(f"sleep({duration!r}): a moment needs a time zone, as in datetime.now(UTC)")
+        return duration
+    time = duration if isinstance(duration, timedelta) else timedelta(seconds=duration)
+    if time > LONGEST_SLEEP:
+        raise ValueError(f"sleep({duration!r}): longer than {LONGEST_SLEEP.days} days")
+    return time
