@@ -25,14 +25,15 @@ CREATE TABLE reflex.waiting (
 );
 CREATE INDEX ix_waiting_lane_key ON reflex.waiting (trigger_id, lane_key) WHERE lane_key IS NOT NULL;
 """
+# Reads the runs once, a second for some millions; meanwhile nothing is settled.
 OUTCOMES = """
 ALTER TABLE reflex.run DROP CONSTRAINT ck_run_outcome;
 ALTER TABLE reflex.run ADD CONSTRAINT ck_run_outcome CHECK (outcome IN
-    ('succeeded', 'skipped', 'retry', 'dead', 'released', 'lost', 'cancelled'{more})) NOT VALID;
+    ('succeeded', 'skipped', 'retry', 'dead', 'released', 'lost', 'cancelled'{more}));
 """
 KINDS = """
 ALTER TABLE reflex.step DROP CONSTRAINT ck_step_kind;
-ALTER TABLE reflex.step ADD CONSTRAINT ck_step_kind CHECK (kind IN ('model_request', 'tool_call'{more})) NOT VALID;
+ALTER TABLE reflex.step ADD CONSTRAINT ck_step_kind CHECK (kind IN ('model_request', 'tool_call'{more}));
 """
 
 
