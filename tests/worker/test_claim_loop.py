@@ -125,7 +125,7 @@ async def test_short_runs_are_claimed_ahead_and_given_back_when_they_turn_long(d
         assert rows == [(0,)]
 
 
-@pytest.mark.parametrize(("run_s", "leases"), [(0.001, 42), (1e-9, 402)])
+@pytest.mark.parametrize(("run_s", "leases"), [(0.001, 42), (1e-9, 802)])
 async def test_what_is_claimed_ahead_is_the_work_of_a_short_run_and_bounded(
     database_url: str, run_s: float, leases: int
 ) -> None:
@@ -136,7 +136,7 @@ async def test_what_is_claimed_ahead_is_the_work_of_a_short_run_and_bounded(
         looping(database_url, conn, bench.held, concurrency=2) as loop,
     ):
         loop.slots.run_s = run_s
-        await publish(conn, 450)
+        await publish(conn, 900)
         await eventually(lambda: len(loop.slots.waiting) == leases - 2)
         await asyncio.sleep(0.3)
         assert await count(conn, "lease") == leases

@@ -26,7 +26,7 @@ Key = tuple[int, UUID]
 SHORT_RUN_S: Final = 0.02
 # How many deliveries are claimed ahead of the slots at most, and of lanes with one claim: a lane gives no more until
 # these are settled.
-AHEAD: Final = 400
+AHEAD: Final = 800
 # After any other outcome, or a run that was not short, the next delivery of the lane begins when this one is settled.
 GOES_ON: Final = frozenset({Outcome.SUCCEEDED, Outcome.SKIPPED})
 
