@@ -11,7 +11,7 @@ import pytest
 from psycopg import AsyncConnection
 from starlette.requests import Request
 
-from reflex.core.overview import Overview, QueueNumbers, UnservedTrigger, WorkerRow, describe_problems
+from reflex.core.overview import FailingModel, Overview, QueueNumbers, UnservedTrigger, WorkerRow, describe_problems
 from reflex.gateway import health
 from reflex.gateway.app import create_app
 from reflex.gateway.health import judge
@@ -61,7 +61,7 @@ async def test_work_that_nobody_takes_is_a_problem_that_names_the_app(
 
 
 def problems_of(**given: Any) -> str:
-    overview: dict[str, Any] = {"queue": QUIET, "workers": [WORKER], "unserved": [], **given}
+    overview: dict[str, Any] = {"queue": QUIET, "workers": [WORKER], "unserved": [], "failing_models": [], **given}
     return " / ".join(describe_problems(Overview(**overview)))
 
 
@@ -79,11 +79,14 @@ def test_each_problem_has_its_sentence() -> None:
     assert "3 running deliveries belong" in problems_of(queue=QueueNumbers(0, 0, 3, 0, 0, 3, None, []))
     silent = WorkerRow(UUID(int=7), "shop", "host", 1, 10, 2, NOW, NOW, 30.0, False)
     assert "no heartbeat for 30 s and holds 2 deliveries" in problems_of(workers=[silent])
+    failing = problems_of(failing_models=[FailingModel("openai:gpt", "503 overloaded", 5, NOW)])
+    assert "'openai:gpt' has failed 5 times in a row" in failing
+    assert "503 overloaded" in failing
     assert problems_of(queue=QueueNumbers(0, 0, 0, 9, 9, 0, None, [])) == ""
 
 
 def test_a_slow_database_is_a_problem() -> None:
-    overview = Overview(QUIET, [WORKER], [])
+    overview = Overview(QUIET, [WORKER], [], [])
     assert judge(overview, 0.1).status == "ok"
     slow = judge(overview, 0.9)
     assert slow.status == "degraded"

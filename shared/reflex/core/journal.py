@@ -116,7 +116,7 @@ class StepStore:
         Raises:
             JournalUnavailable: The database was away for longer than our patience.
         """
-        return await self._patiently(lambda conn: recorded_steps(conn, delivery_id))
+        return await self.patiently(lambda conn: recorded_steps(conn, delivery_id))
 
     async def journal(self, delivery_id: DeliveryId, lease_epoch: int, step: Step) -> None:
         """As `journal_step`.
@@ -126,7 +126,7 @@ class StepStore:
             JournalUnavailable: The database was away for longer than our patience.
             psycopg.Error: PostgreSQL refuses the step itself.
         """
-        await self._patiently(lambda conn: journal_step(conn, delivery_id, lease_epoch, step))
+        await self.patiently(lambda conn: journal_step(conn, delivery_id, lease_epoch, step))
 
     async def now(self) -> datetime:
         """The time in the database.
@@ -134,14 +134,19 @@ class StepStore:
         Raises:
             JournalUnavailable: The database was away for longer than our patience.
         """
-        return (await self._patiently(lambda conn: only_row(conn, "clock")))[0]
+        return (await self.patiently(lambda conn: only_row(conn, "clock")))[0]
 
     async def aclose(self) -> None:
         """Close the connections. The store must not be used afterwards."""
         if self._pool is not None:
             await self._pool.close()
 
-    async def _patiently(self, action: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+    async def patiently(self, action: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+        """Do something on one of the connections, again while the database is away: it must bear being done twice.
+
+        Raises:
+            JournalUnavailable: The database was away for longer than our patience.
+        """
         pool = await self._opened()
         deadline = time.monotonic() + self._patience_s
         wait_s = 0.05

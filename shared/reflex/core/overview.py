@@ -9,7 +9,15 @@ from psycopg import AsyncConnection
 
 from reflex.core.reads import COUNT_LIMIT, fetch
 
-__all__ = ["Overview", "QueueNumbers", "UnservedTrigger", "WorkerRow", "describe_problems", "read_overview"]
+__all__ = [
+    "FailingModel",
+    "Overview",
+    "QueueNumbers",
+    "UnservedTrigger",
+    "WorkerRow",
+    "describe_problems",
+    "read_overview",
+]
 
 LIST_LIMIT: Final = 100
 # A queue whose oldest delivery waits longer than this has too few workers, or stuck ones.
@@ -63,18 +71,29 @@ class UnservedTrigger:
 
 
 @dataclass(frozen=True, slots=True)
+class FailingModel:
+    """A model that no worker asks before `open_until`, since it failed so many times in a row."""
+
+    model: str
+    reason: str
+    failures: int
+    open_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
-    """The queue, the workers, and the triggers whose work nobody takes; at most 100 of each."""
+    """The queue, the workers, the triggers whose work nobody takes, and the models that fail; at most 100 of each."""
 
     queue: QueueNumbers
     workers: list[WorkerRow]
     unserved: list[UnservedTrigger]
+    failing_models: list[FailingModel]
 
 
 async def read_overview(
     conn: AsyncConnection[Any], *, lease_timeout: timedelta, now: datetime | None = None
 ) -> Overview:
-    """The numbers of the queue, the workers, and the triggers whose work nobody takes.
+    """The numbers of the queue, the workers, the triggers whose work nobody takes, and the models that fail.
 
     Args:
         lease_timeout: A worker whose heartbeat is older than this does not count as live.
@@ -87,6 +106,7 @@ async def read_overview(
         queue=QueueNumbers(**queue),
         workers=[WorkerRow(**row) for row in workers],
         unserved=[UnservedTrigger(**row) for row in unserved],
+        failing_models=[FailingModel(**row) for row in await fetch(conn, "failing_models", {"limit": LIST_LIMIT})],
     )
 
 
@@ -126,4 +146,9 @@ def describe_problems(overview: Overview) -> list[str]:
             f"{queue.held_keys} keys of ordered triggers are held by a dead letter each, and what came after it waits: "
             "retry or purge it (reflex dead-letters list)"
         )
+    problems.extend(
+        f"the model {row.model!r} has failed {row.failures} times in a row; its deliveries wait until "
+        f"{row.open_until:%H:%M:%S %Z}, when one of them tries again: {row.reason}"
+        for row in overview.failing_models
+    )
     return problems

@@ -291,6 +291,17 @@ sa.Table(
     sa.CheckConstraint("overlap IN ('allow', 'skip')", name="overlap"),
 )
 sa.Table(
+    "circuit",
+    metadata,
+    key("model", TYPE),
+    needed("failures", sa.Integer),
+    needed("reason", sa.Text),
+    needed("failed_at", AT, default=NOW),
+    needed("opened", sa.Integer, default=ZERO),
+    optional("open_until", AT),
+    optional("probing_until", AT),
+)
+sa.Table(
     "api_key",
     metadata,
     key("key_id", TYPE),

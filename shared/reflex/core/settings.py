@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     max_output_bytes: int = Field(default=256 * 1024, ge=1024)
     max_published: int = Field(default=1000, ge=1)
     keep: Duration | None = None
+    # A model request that takes longer has failed; a model that fails so many times in a row is not asked for a while.
+    model_timeout_s: float = Field(default=300, gt=0)
+    circuit_failures: int = Field(default=5, ge=0)
 
     trace_content: bool = False
 

@@ -123,9 +123,10 @@ async def run_model_agent(
     from pydantic_ai.usage import RunUsage
 
     options = {"deps": ctx, "usage": RunUsage(), **options}
-    options["model_settings"] = partial(settings_of, options.get("model_settings"))
+    models = ctx.models or Models()
+    options["model_settings"] = partial(settings_of, options.get("model_settings"), models.timeout_s)
     if options.get("model") is None:
-        options["model"] = (ctx.models or Models()).model_for(agent)
+        options["model"] = models.model_for(agent)
     if not any(usage is options["usage"] for usage in ctx.usages):
         ctx.usages.append(options["usage"])
     replaying = nullcontext()
@@ -138,15 +139,16 @@ async def run_model_agent(
         return await agent.run(default_prompt(ctx.event) if prompt is None else prompt, **options)
 
 
-def settings_of(given: Any, run: "RunContext[Any]") -> "ModelSettings":
-    """The settings given for this run, without the retries of the provider's client. Retries belong to the queue,
-    where they survive a crash and hold no slot; the client's would multiply them. Who asks for `max_retries`, in the
-    agent or for the run, gets them."""
+def settings_of(given: Any, timeout_s: float | None, run: "RunContext[Any]") -> "ModelSettings":
+    """The settings given for this run, without the retries of the provider's client, and with a time limit. Retries
+    belong to the queue, where they survive a crash and hold no slot; the client's would multiply them. Who asks for
+    `max_retries` or `request_timeout`, in the agent or for the run, gets them."""
     asked: ModelSettings = cast("Any", given)(run) if callable(given) else given or {}
-    ignored: frozenset[str] = getattr(run.model, "unsupported_settings", frozenset())
-    if "max_retries" in (run.model_settings or {}) or "max_retries" in ignored:
-        return asked
-    return {"max_retries": 0, **asked}
+    known = {*(run.model_settings or {}), *getattr(run.model, "unsupported_settings", ())}
+    ours: ModelSettings = {"max_retries": 0}
+    if timeout_s is not None:
+        ours["request_timeout"] = timeout_s
+    return cast("ModelSettings", {**{name: value for name, value in ours.items() if name not in known}, **asked})
 
 
 async def prompt_of(trigger: Trigger, ctx: AgentContext) -> str:

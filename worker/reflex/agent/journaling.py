@@ -20,6 +20,7 @@ from pydantic_ai.tools import RunContext
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
 from reflex.agent.fingerprints import fingerprint_of_call, fingerprint_of_request
+from reflex.agent.guarding import guarded_model
 from reflex.agent.journal import Journal, Lookup, StepKey, ToolCall, tool_call
 from reflex.agent.progress import RunProgress
 from reflex.agent.watching import WatchedToolset, begin_request, show_response, watched_model
@@ -71,6 +72,8 @@ class Journaling(AbstractCapability[Any]):
 
     def get_wrapper_model(self, model: Model[Any]) -> Model[Any]:
         progress = self.ctx.progress
+        if self.ctx.models is not None and self.ctx.models.circuits is not None:
+            model = guarded_model(model, self.ctx.models.circuits)
         return JournaledModel(model if progress is None else watched_model(model, progress), self.journal, progress)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from reflex.agent.triggers import is_model_agent
+from reflex.core.circuits import Circuits
 from reflex.core.errors import AppError
 
 if TYPE_CHECKING:
@@ -34,10 +35,17 @@ KEYS: Final = {
 
 
 class Models:
-    """The models of this process, each made once: a model owns an HTTP connection pool."""
+    """The models of this process, each made once: a model owns an HTTP connection pool.
 
-    def __init__(self, default_model: str | None = None) -> None:
+    Attributes:
+        timeout_s: How long a request may take where the agent does not say. None is no limit.
+        circuits: Which of them are not asked at the moment, since their providers fail. None outside a worker.
+    """
+
+    def __init__(self, default_model: str | None = None, *, timeout_s: float | None = None) -> None:
         self.default_model = default_model
+        self.timeout_s = timeout_s
+        self.circuits: Circuits | None = None
         self._made: dict[str, Model[Any]] = {}
         self._owned: list[Model[Any]] = []
 
@@ -83,13 +91,13 @@ class Models:
                 pass
 
 
-def resolve_models(app: "App", default_model: str | None) -> Models:
+def resolve_models(app: "App", default_model: str | None, *, timeout_s: float | None = None) -> Models:
     """The models for the app's agents, all of them checked now rather than by the first event.
 
     Raises:
         AppError: An agent has no model, or one that cannot be used.
     """
-    models = Models(default_model)
+    models = Models(default_model, timeout_s=timeout_s)
     for trigger in app.triggers:
         if is_model_agent(trigger.agent):
             try:

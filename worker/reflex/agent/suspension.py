@@ -32,10 +32,10 @@ def suspend(wait: Wait) -> NoReturn:
 
 
 def wait_of(error: BaseException) -> Wait | None:
-    """For what the run waits that ended with this; None if it does not. Of several parallel waits the shortest one:
-    when it is over, the run finds the others again."""
-    if isinstance(error, Suspended):
-        return error.wait
+    """For what the run waits that ended with this, a suspension or an error that says so in `wait`; None if it does
+    not. Of several parallel waits the shortest one: when it is over, the run finds the others again."""
+    if isinstance(wait := getattr(error, "wait", None), Wait):
+        return wait
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         waits = [wait for inner in group.exceptions if (wait := wait_of(inner)) is not None]

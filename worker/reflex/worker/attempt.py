@@ -129,19 +129,18 @@ class Attempts:
             # No outcome of ours counts any more, not even that there is none.
             self.log.warning("run stopped", reason=error.code, error=str(error))
             return settled(claimed, Outcome.RELEASED)
-        except Exception as error:  # noqa: BLE001 (the edge of an attempt)
-            usage = usage_of(ctx) if ctx is not None else None
+        except BaseException as error:
+            usage = as_json(usage_of(ctx)) if ctx is not None else None
+            if (wait := wait_of(error)) is not None:
+                self.log.info("run waits", waits_for=wait.kind, reason=wait.reason, duration_ms=milliseconds(started))
+                return settled(
+                    claimed, Outcome.WAITING, retry_in=wait.at_most, wait=wait, usage=usage, trace_id=trace_id
+                )
+            if not isinstance(error, Exception):
+                raise
             if journal is not None:
                 journal.report()
-            return self.failed(claimed, trigger, classify(error), started, usage=as_json(usage), trace_id=trace_id)
-        except BaseException as error:
-            if (wait := wait_of(error)) is None:
-                raise
-            self.log.info("run waits", waits_for=wait.kind, reason=wait.reason, duration_ms=milliseconds(started))
-            usage = usage_of(ctx) if ctx is not None else None
-            return settled(
-                claimed, Outcome.WAITING, retry_in=wait.at_most, wait=wait, usage=as_json(usage), trace_id=trace_id
-            )
+            return self.failed(claimed, trigger, classify(error), started, usage=usage, trace_id=trace_id)
         if journal is not None and journal.used:
             journal.report()
         self.run_log.succeeded(duration_ms=milliseconds(started), published=len(ctx.published))

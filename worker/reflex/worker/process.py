@@ -19,6 +19,7 @@ from reflex.agent.app import App, load_app
 from reflex.agent.models import Models, resolve_models
 from reflex.agent.publishing import RunLimits
 from reflex.core import telemetry
+from reflex.core.circuits import Circuits
 from reflex.core.database import answered_within, connect, describe, is_connection_error
 from reflex.core.errors import ConfigurationError
 from reflex.core.ids import new_id
@@ -56,7 +57,7 @@ async def work(settings: Settings, app: App | None = None) -> None:
         if not settings.app:
             raise ConfigurationError("REFLEX_APP is not set: it names the app's module, as in REFLEX_APP=shop.agents")
         app = load_app(settings.app, default_model=settings.default_model)
-    models = resolve_models(app, settings.default_model)
+    models = resolve_models(app, settings.default_model, timeout_s=settings.model_timeout_s)
     if telemetry.enabled():
         instrument_agents(include_content=settings.trace_content)
     log = structlog.get_logger()
@@ -71,6 +72,7 @@ async def work(settings: Settings, app: App | None = None) -> None:
             concurrency=settings.concurrency, database=describe(url), pid=os.getpid(),
         )  # fmt: skip
         steps = StepStore(url)
+        models.circuits = Circuits(steps, threshold=settings.circuit_failures)
         try:
             while not stopping.asked.is_set():
                 await live(url, settings, app, models, registered, steps, stopping)
