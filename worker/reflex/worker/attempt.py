@@ -140,7 +140,13 @@ class Attempts:
             self.log.info("run waits", waits_for=wait.kind, reason=wait.reason, duration_ms=milliseconds(started))
             usage = usage_of(ctx) if ctx is not None else None
             return settled(
-                claimed, Outcome.WAITING, retry_in=wait.at_most, wait=wait, usage=as_json(usage), trace_id=trace_id
+                claimed,
+                Outcome.WAITING,
+                retry_in=wait.at_most,
+                wait=wait,
+                usage=as_json(usage),
+                trace_id=trace_id,
+                published=tuple(answering(claimed, [request.event for request in wait.asks])),
             )
         if journal is not None and journal.used:
             journal.report()
