@@ -23,7 +23,7 @@ from reflex.core.errors import EventRejected, NotFound, ReflexError
 from reflex.core.ids import DeliveryId
 from reflex.core.lanes import InLane, lock_lanes
 from reflex.core.log import append
-from reflex.core.pages import DEFAULT_LIMIT, Page, check_limit, cut, decode_cursor, encode_cursor
+from reflex.core.pages import DEFAULT_LIMIT, Page, QueryRejected, check_limit, cut, decode_cursor, encode_cursor
 from reflex.core.reads import fetch
 from reflex.core.rows import JsonObject, stored_json
 from reflex.core.statements import statement
@@ -126,10 +126,10 @@ async def list_approvals(
         state: `pending` are those that somebody can decide now; `decided` were approved, denied, or have expired.
 
     Raises:
-        EventRejected: A state, cursor or limit that makes no sense.
+        QueryRejected: A state, cursor or limit that makes no sense.
     """
     if state not in (None, "pending", "decided"):
-        raise EventRejected(f"is {state!r}; it must be pending or decided", field="state")
+        raise QueryRejected(f"is {str(state)[:80]!r}; it must be pending or decided", field="state")
     check_limit(limit)
     before = UUID(bytes=decode_cursor(cursor, size=16)) if cursor else None
     found = await find(conn, state=state, trigger=trigger, before_id=before, limit=limit + 1)
