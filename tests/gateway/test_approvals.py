@@ -14,6 +14,7 @@ from reflex.gateway.app import create_app
 from tests.approval_fixtures import REFUND, Asked, ask
 from tests.gateway.gateways import in_process, problem_of, settings_for
 from tests.gateway.key_fixtures import bearer, new_key
+from tests.gateway.test_openapi import check
 from tests.queue_fixtures import count
 
 
@@ -214,3 +215,25 @@ async def test_deciding_needs_a_key_that_may_operate(settings: Settings, db: Asy
         assert (refused.status_code, problem_of(refused)["code"]) == (403, "scope_missing")
         done = await client.post(path, json=approving(asked, by="ann"), headers=bearer(operates))
         assert done.json()["decided_by"] == f"ann (key {operates[4:12]})"
+
+
+async def test_real_answers_are_what_the_document_says(
+    client: httpx2.AsyncClient, db: AsyncConnection[Any], asked: Asked
+) -> None:
+    """No field more and none less, and every status is documented."""
+    path = f"/approvals/{asked.row.id}"
+    for address in ("/approvals", "/approvals?state=x"):
+        check("GET", "/approvals", await client.get(address))
+    for address in (path, f"{path}?x=1", f"/approvals/{uuid4()}"):
+        check("GET", "/approvals/{id}", await client.get(address))
+    bodies = [[], {}, approving(asked, digest="x"), approving(asked), approving(asked)]
+    answers = [await client.post(path, json=body) for body in bodies]
+    assert [answer.status_code for answer in answers] == [422, 422, 409, 200, 409]
+    late = await ask(db, lasts=timedelta(seconds=-1))
+    answers.append(await client.post(f"/approvals/{late.row.id}", json=approving(late)))
+    answers.append(await client.post(path, content=b"x", headers={"content-type": "text/plain"}))
+    answers.append(await client.post(path, content=b"x", headers={"content-type": "application/json"}))
+    for answer in answers:
+        if answer.status_code == 409 and "approval" in answer.json():
+            continue  # a problem with one member more
+        check("POST", "/approvals/{id}", answer)
