@@ -222,6 +222,7 @@ async def test_real_answers_are_what_the_document_says(
 ) -> None:
     """No field more and none less, and every status is documented."""
     path = f"/approvals/{asked.row.id}"
+    late = await ask(db, lasts=timedelta(seconds=-1))
     for address in ("/approvals", "/approvals?state=x"):
         check("GET", "/approvals", await client.get(address))
     for address in (path, f"{path}?x=1", f"/approvals/{uuid4()}"):
@@ -229,7 +230,6 @@ async def test_real_answers_are_what_the_document_says(
     bodies = [[], {}, approving(asked, digest="x"), approving(asked), approving(asked)]
     answers = [await client.post(path, json=body) for body in bodies]
     assert [answer.status_code for answer in answers] == [422, 422, 409, 200, 409]
-    late = await ask(db, lasts=timedelta(seconds=-1))
     answers.append(await client.post(f"/approvals/{late.row.id}", json=approving(late)))
     answers.append(await client.post(path, content=b"x", headers={"content-type": "text/plain"}))
     answers.append(await client.post(path, content=b"x", headers={"content-type": "application/json"}))
