@@ -1,5 +1,7 @@
 """Approvals with real processes: workers are killed while a run waits, and while an approved tool works."""
 
+import asyncio
+import re
 import shutil
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -15,6 +17,7 @@ from tests.cli.test_commands import reflex
 from tests.processes import ReflexProcess, eventually, gateway, worker
 
 APP = Path(__file__).with_name("approving.py")
+GUIDE = Path(__file__).parents[2] / "docs/guides/approvals.md"
 
 
 @asynccontextmanager
@@ -106,3 +109,35 @@ async def test_a_worker_killed_in_an_approved_tool_does_not_ask_again(shop: Shop
         assert len(provider.requests) == 2
         assert await shop.count("FROM reflex.approval") == 1
         assert await shop.count("FROM reflex.event WHERE type = 'approval.decided'") == 1
+
+
+async def test_the_guides_app_and_its_lines_work(shop: Shop) -> None:
+    """The program and the lines to paste, as they stand there. Fails if either is not what the product does."""
+    text = GUIDE.read_text()
+    (program,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (lines,) = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (shop.folder / "guide_app.py").write_text(program)
+    env = {"DEFAULT_MODEL": "offline"}
+    async with (
+        gateway(shop.database_url, shop.folder) as front,
+        worker(shop.database_url, shop.folder, app="guide_app", env=env),
+    ):
+        (event_id,) = await shop.publish({"order_id": "A1", "cents": 9900}, type="order.broken")
+        await shop.becomes("waiting", event_id)
+        async with httpx2.AsyncClient(base_url=front.url, timeout=20) as client:
+            rows = (await client.get("/approvals?state=pending")).json()["approvals"]
+            assert sorted((row["tool"], row["edits_allowed"]) for row in rows) == [
+                ("refund", True),
+                ("send_voucher", True),
+            ]
+            for row in rows:
+                script = "set -e\n" + lines.replace("http://localhost:8000", front.url).replace("curl", "curl -sSf")
+                shell = await asyncio.create_subprocess_exec(
+                    "sh", "-c", script, env={"PATH": "/usr/bin:/bin", "ID": row["id"], "DIGEST": row["digest"]},
+                    stdout=asyncio.subprocess.PIPE,
+                )  # fmt: skip
+                out, _ = await shell.communicate()
+                assert shell.returncode == 0
+                assert b'"decided_by":"ann"' in out
+            delivery = await shop.becomes("succeeded", event_id, timeout_s=30)
+        assert [run.outcome for run in delivery.runs][-1] == "succeeded"

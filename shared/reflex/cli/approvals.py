@@ -113,7 +113,7 @@ def decide(
         describe(shown, err=True)
         typer.confirm(f"{'Approve' if approve else 'Deny'} this call?", abort=True, err=True)
         digest = shown.digest
-    chosen, who = digest, by or getpass.getuser()
+    chosen, who = digest, by or account()
     row = run(
         lambda conn: decide_approval(
             conn, approval_id, approve=approve, digest=chosen, arguments=edited, reason=reason, by=who
@@ -141,6 +141,13 @@ def describe(row: "ApprovalRow", *, err: bool = False) -> None:
         lines.append(f"made with  {row.edited_arguments.text}")
     for line in lines:
         typer.echo(line, err=err)
+
+
+def account() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's number without a name
+        return None
 
 
 def minute(moment: datetime) -> str:

@@ -177,7 +177,7 @@ class Approving(AbstractCapability[Any]):
             delay=None, trace_context=ctx.trace_context, limits=ctx.limits,
         )  # fmt: skip
         return ApprovalRequest(
-            approval_id, call.tool_name, call.tool_call_id, arguments, question.digest,
+            approval_id, call.tool_name, call.tool_call_id.replace("\0", ""), arguments, question.digest,
             metadata, ctx.approvals.edits, question.step.fingerprint,
             question.step.occurrence, now, expires_at, event,
         )  # fmt: skip
