@@ -154,12 +154,16 @@ async def test_an_output_that_is_never_good_enough_ends_with_an_error() -> None:
         await agent.run(prompt())
 
 
-async def test_a_tool_that_needs_approval_is_not_called() -> None:
+async def test_a_tool_that_needs_approval_is_called_and_waits_for_it() -> None:
+    """Fails if only tools that need nobody are called: approvals could not be tried without a provider."""
+
     def pay(amount: float) -> str:
         raise AssertionError
 
     agent = Agent(MODEL, tools=[Tool(pay, requires_approval=True)], output_type=[str, DeferredToolRequests])
-    assert (await agent.run(prompt())).output == "offline model: order.created received"
+    output = (await agent.run(prompt())).output
+    assert isinstance(output, DeferredToolRequests)
+    assert [call.tool_name for call in output.approvals] == ["pay"]
 
 
 async def test_a_tool_whose_arguments_cannot_be_made_up_is_not_called() -> None:

@@ -6,6 +6,7 @@ from typing import Final
 from reflex.core import rows
 from reflex.core.api_keys import KeyScope
 from reflex.gateway import dead_letter_routes, example_answers, health, reading
+from reflex.gateway.approval_operations import APPROVAL_OPERATIONS
 from reflex.gateway.ingest import WAIT
 from reflex.gateway.interface import Answer, Body, Operation
 from reflex.gateway.live import event_source, waiting, websocket
@@ -260,6 +261,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         problems={**CROSS_SITE, **READS},
         curl='-X DELETE "{url}/dead-letters?trigger=high-value-orders&until=30d"',
     ),
+    *APPROVAL_OPERATIONS,
     Operation(
         method="GET",
         path="/health",

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
+from reflex.core.approvals import AlreadyDecided, ApprovalOver, DigestDiffers
 from reflex.core.cursors import CursorExpired, CursorRejected
 from reflex.core.errors import DatabaseUnavailable, EventRejected, NotFound, ReflexError, Saturated
 from reflex.core.pages import QueryRejected
@@ -37,6 +38,9 @@ STATUS: Final[dict[type[ReflexError], HTTPStatus]] = {
     CursorExpired: HTTPStatus.GONE,
     EventRejected: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotFound: HTTPStatus.NOT_FOUND,
+    AlreadyDecided: HTTPStatus.CONFLICT,
+    DigestDiffers: HTTPStatus.CONFLICT,
+    ApprovalOver: HTTPStatus.GONE,
     Saturated: HTTPStatus.SERVICE_UNAVAILABLE,
     DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -49,6 +53,10 @@ TITLES: Final = {
     "query_rejected": "The question makes no sense",
     "cursor_rejected": "The cursor is none of this log",
     "cursor_expired": "The log was dropped up to a later place",
+    "decision_rejected": "The decision is not accepted; nothing was changed",
+    "already_decided": "Somebody has decided before; that decision stands",
+    "digest_differs": "The decision is about another call; nothing was changed",
+    "approval_over": "Nobody waits for this decision any more",
     "saturated": "The gateway is busy; nothing was stored",
     "database_unavailable": "The database does not answer",
     "stopping": "The gateway is stopping",

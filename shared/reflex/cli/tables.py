@@ -8,15 +8,21 @@ from typing import Any
 import orjson
 import typer
 
+from reflex.core.rows import StoredJson
+
 __all__ = ["ago", "ahead", "print_json", "print_table"]
 
 
 def print_json(value: object) -> None:
-    """One JSON document; dataclasses become objects, moments RFC 3339 in UTC."""
+    """One JSON document; dataclasses become objects, moments RFC 3339 in UTC, stored JSON stays as it is."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     options = orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
-    typer.echo(orjson.dumps(value, option=options, default=str).decode())
+    typer.echo(orjson.dumps(value, option=options, default=in_json).decode())
+
+
+def in_json(value: object) -> object:
+    return orjson.Fragment(value.text) if isinstance(value, StoredJson) else str(value)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, nothing: str) -> None:

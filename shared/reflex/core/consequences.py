@@ -6,6 +6,7 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
+from reflex.core.approval_waits import begin_approvals
 from reflex.core.journal import forget_steps
 from reflex.core.log import append
 from reflex.core.settlement import Settlement
@@ -36,3 +37,4 @@ async def carry_out(
         await forget_steps(conn, forgotten)
     if waits := [settlement for settlement in held if settlement.wait is not None]:
         await begin_waits(conn, waits)
+        await begin_approvals(conn, waits)

@@ -10,7 +10,7 @@ reaping and the sweeps never wait.
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -21,7 +21,8 @@ from reflex.core.events import NewEvent, candidate_routes
 from reflex.core.settlement import Claimed, Settlement, as_arrays
 from reflex.core.statements import only_row, statement
 
-__all__ = ["LaneId", "WhenDead", "claim_lanes", "leave_lanes", "promote_lanes", "settle_lanes", "sweep_lanes"]
+__all__ = ["InLane", "LaneId", "WhenDead", "claim_lanes", "leave_lanes", "lock_lanes", "promote_lanes", "settle_lanes",
+           "sweep_lanes"]  # fmt: skip
 
 Key = tuple[int, UUID]
 LaneId = tuple[int, str]
@@ -30,6 +31,13 @@ PATIENCE: Final = "200ms"
 # How long a transaction that holds lanes may stand still before the server ends it: its process is frozen, and the
 # gateways' appends to these lanes wait for it.
 STANDSTILL: Final = "5s"
+
+
+class InLane(NamedTuple):
+    """A delivery that is not being settled, and its lane, if it has one."""
+
+    trigger_id: int
+    lane_key: str | None
 
 
 class WhenDead(StrEnum):
@@ -122,7 +130,7 @@ async def settle(conn: AsyncConnection[Any], settlements: Sequence[Settlement], 
 
 
 async def lock_lanes(
-    conn: AsyncConnection[Any], settlements: Sequence[Settlement], published: Sequence[NewEvent]
+    conn: AsyncConnection[Any], settlements: Sequence[Settlement | InLane], published: Sequence[NewEvent]
 ) -> None:
     """Lock the lanes of the settlements and those of the events, in one order; nothing if the events have none."""
     await conn.execute(

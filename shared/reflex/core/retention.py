@@ -2,7 +2,8 @@
 
     log ──drop_log──► behind the beginning of the log: no reader gets there ──prune──► gone, or kept until it is settled
 
-An event goes with its runs, its journal, its idempotency key and its place among the unrouted. One of which a delivery
+An event goes with its runs, its journal, its idempotency key and its place among the unrouted; the approvals that were
+asked for because of it go at the end of the pass. One of which a delivery
 is open or dead stays, and so does the row of its append, which is where the next pass finds it.
 """
 
@@ -14,7 +15,7 @@ from psycopg import AsyncConnection
 from reflex.core.cursors import Cursor
 from reflex.core.log_reading import drop_log, log_before
 from reflex.core.sessions import count_old_sessions, forget_sessions
-from reflex.core.statements import only_row
+from reflex.core.statements import only_row, statement
 
 __all__ = ["Pruned", "Pruning", "take_turn"]
 
@@ -78,6 +79,8 @@ class Pruning:
             if not await take_turn(conn, wait=wait):
                 return None
             more = await self._prune(conn, size)
+            if not more:
+                await conn.execute(statement("forget_approvals"))
         if self._age is not None:
             forgotten = await forget_sessions(conn, age=self._age, limit=size)
             self.done = self.done._replace(sessions=self.done.sessions + forgotten)

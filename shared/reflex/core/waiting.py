@@ -17,6 +17,7 @@ from psycopg import AsyncConnection
 from reflex.core.statements import statement
 
 if TYPE_CHECKING:
+    from reflex.core.approval_waits import ApprovalRequest
     from reflex.core.settlement import Settlement
 
 __all__ = ["LONGEST_WAIT", "Wait", "WaitKind", "begin_waits", "end_waits"]
@@ -37,11 +38,16 @@ class WaitKind(StrEnum):
 
 
 class Wait(NamedTuple):
-    """For what, and for how long at most. `reason` is a sentence for people."""
+    """For what, and for how long at most. `reason` is a sentence for people.
+
+    `asks` are approvals to ask for with it, `awaits` the ids of those asked for before that nobody has decided yet.
+    """
 
     kind: WaitKind
     reason: str
     at_most: timedelta = LONGEST_WAIT
+    asks: tuple["ApprovalRequest", ...] = ()
+    awaits: tuple[UUID, ...] = ()
 
 
 async def begin_waits(conn: AsyncConnection[Any], settlements: Sequence["Settlement"]) -> None:

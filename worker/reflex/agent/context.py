@@ -8,6 +8,7 @@ from uuid import UUID
 import structlog
 from pydantic import ValidationError
 
+from reflex.agent.approval_policy import ApprovalPolicy
 from reflex.agent.journal import Journal, note_published
 from reflex.agent.progress import RunProgress
 from reflex.agent.publishing import PublishError, RunLimits, caused_event
@@ -75,6 +76,7 @@ class AgentContext:
         self.journal = journal
         self.progress = progress
         self.models: Models | None = None
+        self.approvals = ApprovalPolicy()
         # One entry for each call of a pydantic-ai agent, those that failed too: what was paid for is recorded.
         self.usages: list[Any] = []
         self.finished = False

@@ -79,6 +79,7 @@ async def run_agent(trigger: Trigger, ctx: AgentContext, models: Models | None =
         Exception: Whatever the agent raised.
     """
     ctx.models = models or Models()
+    ctx.approvals = trigger.approvals
     if trigger.timeout is not None:
         ctx.deadline = datetime.now(UTC) + trigger.timeout
     try:
@@ -131,9 +132,11 @@ async def run_model_agent(
         ctx.usages.append(options["usage"])
     replaying = nullcontext()
     if ctx.journal is not None:
+        from reflex.agent.approving import Approving
         from reflex.agent.journaling import Journaling, replay_scope
 
-        options["capabilities"] = [*(options.get("capabilities") or ()), Journaling(ctx, ctx.journal)]
+        ours = (Approving(ctx, ctx.journal), Journaling(ctx, ctx.journal))
+        options["capabilities"] = [*(options.get("capabilities") or ()), *ours]
         replaying = replay_scope()
     with replaying, agent.override(name=ctx.trigger) if agent.name is None else nullcontext():
         return await agent.run(default_prompt(ctx.event) if prompt is None else prompt, **options)

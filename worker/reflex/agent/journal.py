@@ -4,15 +4,16 @@ Knows nothing of pydantic-ai: `journaling` puts it around an agent's model and t
 """
 
 import asyncio
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 import structlog
+from psycopg import AsyncConnection
 
 from reflex.core.events import NewEvent
 from reflex.core.ids import DeliveryId
@@ -20,6 +21,7 @@ from reflex.core.journal import LeaseLost, Step, StepKind, StepStore
 
 __all__ = ["Journal", "Lookup", "StepKey", "ToolCall", "note_published", "tool_call"]
 
+T = TypeVar("T")
 # Fingerprint in hexadecimal, occurrence.
 StepKey = tuple[str, int]
 MAX_STEP_BYTES: Final = 16 * 1024 * 1024
@@ -147,6 +149,10 @@ class Journal:
     async def now(self) -> datetime:
         """The time in the database."""
         return await self._store.now()
+
+    async def ask(self, question: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+        """As `StepStore.ask`."""
+        return await self._store.ask(question)
 
     def covers(self, keys: Sequence[StepKey]) -> None:
         """These steps belong to a tool call that was replayed as a whole."""

@@ -17,6 +17,7 @@ __all__ = ["offline_model"]
 
 DECODER: Final = json.JSONDecoder()
 MAX_OBJECTS: Final = 20
+CALLED: Final = ("function", "unapproved")
 WORD_BEGINS: Final = re.compile(r"(?<=\s)(?=\S)")
 
 
@@ -29,8 +30,8 @@ async def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelRespons
     """Call the tools that were not called yet; if there are none, answer."""
     event_type, known = read_prompt(messages)
     called = [part.tool_name for message in messages for part in message.parts if isinstance(part, ToolCallPart)]
-    # A tool that asks a person, or somebody else's system, would end the run here.
-    tools = [tool for tool in info.function_tools if tool.kind == "function" and tool.name not in called]
+    # A tool that somebody else's system answers would end the run here.
+    tools = [tool for tool in info.function_tools if tool.kind in CALLED and tool.name not in called]
     if calls := list(calls_of(tools, known)):
         return ModelResponse(parts=calls)
     if info.output_tools:

@@ -33,13 +33,18 @@ def suspend(wait: Wait) -> NoReturn:
 
 def wait_of(error: BaseException) -> Wait | None:
     """For what the run waits that ended with this, a suspension or an error that says so in `wait`; None if it does
-    not. Of several parallel waits the shortest one: when it is over, the run finds the others again."""
+    not. Of several parallel waits the shortest one: when it is over, the run finds the others again. What any of them
+    asks for is asked for."""
     if isinstance(wait := getattr(error, "wait", None), Wait):
         return wait
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         waits = [wait for inner in group.exceptions if (wait := wait_of(inner)) is not None]
-        return min(waits, key=lambda wait: wait.at_most, default=None)
+        shortest = min(waits, key=lambda wait: wait.at_most, default=None)
+        return shortest and shortest._replace(
+            asks=tuple(ask for wait in waits for ask in wait.asks),
+            awaits=tuple(approval_id for wait in waits for approval_id in wait.awaits),
+        )
     return None
 
 

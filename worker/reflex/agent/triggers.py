@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeGuard
 
+from reflex.agent.approval_policy import APPROVAL_TIMEOUT, approval_policy
 from reflex.agent.declarations import Declaration, checked_name
 from reflex.agent.filters import Filter, FilterError
 from reflex.agent.ordering import ordering_of
@@ -45,6 +46,8 @@ class Trigger(Declaration):
             payload such as `"payload.conversation_id"`. Events without a value there are not ordered.
         when_dead: What becomes of a key whose delivery has died: `"continue"` with the next one, or `"hold"` it until
             the dead letter is retried or purged.
+        approval_timeout: How long a tool call that has to be approved waits for somebody; then it counts as denied.
+        approval_edits: Whether who approves a call may change its arguments.
 
     Raises:
         TypeError: An argument is of the wrong kind; the sentence names the trigger.
@@ -52,7 +55,7 @@ class Trigger(Declaration):
             or something is said about the order of a trigger that is not ordered.
     """
 
-    __slots__ = ("agent", "deps", "filter", "key", "ordered", "prompt", "retry", "timeout", "when_dead")
+    __slots__ = ("agent", "approvals", "deps", "filter", "key", "ordered", "prompt", "retry", "timeout", "when_dead")
     kind: ClassVar = "trigger"
 
     def __init__(
@@ -68,6 +71,8 @@ class Trigger(Declaration):
         ordered: bool = False,
         key: str | None = None,
         when_dead: Literal["continue", "hold"] = "continue",
+        approval_timeout: timedelta = APPROVAL_TIMEOUT,
+        approval_edits: bool = False,
     ) -> None:
         checked_name(self.kind, name)
         self.filter = checked_filter(name, filter)
@@ -80,6 +85,7 @@ class Trigger(Declaration):
         self.ordered = ordered
         self.key = ordering.key_path
         self.when_dead = ordering.when_dead
+        self.approvals = approval_policy(name, approval_timeout, approval_edits)
         super().__init__(name)
 
     @property

@@ -134,7 +134,13 @@ class Attempts:
             if (wait := wait_of(error)) is not None:
                 self.log.info("run waits", waits_for=wait.kind, reason=wait.reason, duration_ms=milliseconds(started))
                 return settled(
-                    claimed, Outcome.WAITING, retry_in=wait.at_most, wait=wait, usage=usage, trace_id=trace_id
+                    claimed,
+                    Outcome.WAITING,
+                    retry_in=wait.at_most,
+                    wait=wait,
+                    usage=usage,
+                    trace_id=trace_id,
+                    published=tuple(answering(claimed, [request.event for request in wait.asks])),
                 )
             if not isinstance(error, Exception):
                 raise

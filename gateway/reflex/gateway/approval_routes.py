@@ -1,0 +1,179 @@
+"""Approvals over HTTP: list, show, decide."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple, cast
+from uuid import UUID
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from reflex.core.approvals import (
+    AlreadyDecided,
+    ApprovalRow,
+    DecisionRejected,
+    decide_approval,
+    get_approval,
+    list_approvals,
+)
+from reflex.core.errors import EventRejected, NotFound
+from reflex.core.pages import QueryRejected
+from reflex.core.rows import to_json
+from reflex.core.strict_json import MalformedJson, parse
+from reflex.gateway.access import grant_of
+from reflex.gateway.answers import json_answer
+from reflex.gateway.bodies import Bodies, MediaType, media_type
+from reflex.gateway.connections import change, read
+from reflex.gateway.dead_letter_routes import refuse_cross_site
+from reflex.gateway.problems import MEDIA_TYPE, describe_error
+from reflex.gateway.query import CURSOR, LIMIT, Parameter, read_query
+
+__all__ = ["DECISION", "LIST_PARAMETERS", "ApprovalList", "routes"]
+
+LIST_PARAMETERS: Final = (
+    Parameter("state", "text", "`pending`: somebody can decide it now. `decided`: all that is over.", "pending"),
+    Parameter("trigger", "text", "The trigger's name.", "refunds"),
+    CURSOR,
+    LIMIT,
+)
+DECISION: Final[dict[str, Any]] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["decision", "digest"],
+    "properties": {
+        "decision": {"enum": ["approve", "deny"]},
+        "digest": {"type": "string", "description": "`digest` of the approval as it was looked at."},
+        "arguments": {
+            "type": ["object", "null"],
+            "description": "Make the call with these instead. Only with `edits_allowed`.",
+        },
+        "reason": {
+            "type": ["string", "null"],
+            "maxLength": 2000,
+            "description": "Of a denied call, the model reads it.",
+        },
+        "by": {"type": ["string", "null"], "maxLength": 200, "description": "Who decides; kept as it is."},
+    },
+}
+DECISIONS: Final = {"approve": True, "deny": False}
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("reflex.gateway.approvals")
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalList:
+    """A page of approvals, the newest first. `next_cursor` continues it; null on the last page."""
+
+    approvals: list[ApprovalRow]
+    next_cursor: str | None
+
+
+class Given(NamedTuple):
+    """A decision as it was sent."""
+
+    approve: bool
+    digest: str
+    arguments: Mapping[str, Any] | None
+    reason: str | None
+    by: str | None
+
+
+async def approvals(request: Request) -> Response:
+    values = read_query(request, LIST_PARAMETERS)
+    page = await read(request, lambda conn: list_approvals(conn, **values))
+    return json_answer(ApprovalList(page.rows, page.next_cursor))
+
+
+async def approval(request: Request) -> Response:
+    read_query(request, ())
+    approval_id = parse_approval_id(request.path_params["id"])
+    return json_answer(await read(request, lambda conn: get_approval(conn, approval_id)))
+
+
+async def decide(request: Request) -> Response:
+    refuse_cross_site(request)
+    read_query(request, ())
+    approval_id = parse_approval_id(request.path_params["id"])
+    given = decision_of(await read_body(request))
+    known = grant_of(request.scope).known
+    key = known.key.id if known and known.key else None
+    by = f"{given.by} (key {key})" if given.by and key else f"key {key}" if key else given.by
+    try:
+        row = await change(request, lambda conn: decide_approval(conn, approval_id, **given._replace(by=by)._asdict()))
+    except AlreadyDecided as error:
+        document = {**describe_error(error), "approval": error.approval}
+        return Response(to_json(document), HTTPStatus.CONFLICT, {"cache-control": "no-store"}, MEDIA_TYPE)
+    # Not the arguments, nor the reason: they may hold what belongs to nobody's log.
+    log.info("approval decided", approval_id=str(row.id), delivery_id=row.delivery_id, tool=row.tool,
+             decision=row.state, by=row.decided_by, edited=row.edited_arguments is not None)  # fmt: skip
+    return json_answer(row)
+
+
+async def read_body(request: Request) -> object:
+    settings = request.app.state.settings
+    headers = dict(request.scope["headers"])
+    if media_type(headers) is not MediaType.JSON:
+        raise QueryRejected("must be application/json", field="content-type")
+    body = await Bodies(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s).read(
+        headers, request.receive
+    )
+    try:
+        return parse(body or b"", max_nesting=settings.max_nesting)
+    except MalformedJson:
+        raise
+    except EventRejected as error:  # it is no event
+        raise DecisionRejected(error.reason, field=error.field) from None
+
+
+def decision_of(body: object) -> Given:
+    """The decision in a body.
+
+    Raises:
+        DecisionRejected: With the field that is wrong.
+    """
+    if not isinstance(body, dict):
+        raise DecisionRejected('must be a JSON object, such as {"decision": "approve", "digest": "…"}', field="body")
+    values = cast("dict[str, object]", body)
+    known = DECISION["properties"]
+    if unknown := next((name for name in values if name not in known), None):
+        raise DecisionRejected(f"is not known; known are {', '.join(known)}", field=f"/{unknown[:80]}")
+    decision, digest, arguments = values.get("decision"), values.get("digest"), values.get("arguments")
+    if not isinstance(decision, str) or decision not in DECISIONS:
+        raise DecisionRejected("must be approve or deny", field="/decision")
+    if not isinstance(digest, str) or not digest:
+        raise DecisionRejected("must be the digest of the approval as it was looked at", field="/digest")
+    if arguments is not None and not isinstance(arguments, dict):
+        raise DecisionRejected("must be a JSON object", field="/arguments")
+    for name in ("reason", "by"):
+        if values.get(name) is not None and not isinstance(values[name], str):
+            raise DecisionRejected("must be a string", field=f"/{name}")
+    return Given(
+        DECISIONS[decision],
+        digest,
+        cast("dict[str, Any] | None", arguments),
+        cast("str | None", values.get("reason")),
+        cast("str | None", values.get("by")),
+    )
+
+
+def parse_approval_id(text: str) -> UUID:
+    try:
+        approval_id = UUID(text)
+    except ValueError:
+        approval_id = None
+    if approval_id is None or str(approval_id) != text.lower():
+        raise NotFound(
+            f"there is no approval {text[:80]!r}: an id looks like 0198a1b2-0000-7000-8000-000000000000, as "
+            "GET /approvals lists them"
+        )
+    return approval_id
+
+
+routes: list[Route] = [
+    Route("/approvals", approvals, methods=["GET"]),
+    Route("/approvals/{id}", approval, methods=["GET"]),
+    Route("/approvals/{id}", decide, methods=["POST"]),
+]
