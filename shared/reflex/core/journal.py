@@ -136,6 +136,16 @@ class StepStore:
         """
         return (await self._patiently(lambda conn: only_row(conn, "clock")))[0]
 
+    async def do(self, action: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+        """Something else that a run has to keep at once, on one of these connections. After a broken connection it is
+        done again, whatever became of the first time.
+
+        Raises:
+            JournalUnavailable: The database was away for longer than our patience.
+            psycopg.Error: PostgreSQL refuses it.
+        """
+        return await self._patiently(action)
+
     async def aclose(self) -> None:
         """Close the connections. The store must not be used afterwards."""
         if self._pool is not None:
