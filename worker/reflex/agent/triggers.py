@@ -5,11 +5,12 @@ pydantic-ai takes two seconds to import, so nothing here imports it: whoever mad
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeGuard
 
+from reflex.agent.budgets import Budget, checked_budgets
 from reflex.agent.declarations import Declaration, checked_name
 from reflex.agent.filters import Filter, FilterError
 from reflex.agent.ordering import ordering_of
@@ -45,14 +46,15 @@ class Trigger(Declaration):
             payload such as `"payload.conversation_id"`. Events without a value there are not ordered.
         when_dead: What becomes of a key whose delivery has died: `"continue"` with the next one, or `"hold"` it until
             the dead letter is retried or purged.
+        budgets: What its agents may spend; a delivery that would spend more is parked.
 
     Raises:
         TypeError: An argument is of the wrong kind; the sentence names the trigger.
         ValueError: The name cannot be one, the filter matches nothing, the timeout is not positive, `key` is no path,
-            or something is said about the order of a trigger that is not ordered.
+            something is said about the order of a trigger that is not ordered, or two budgets are for the same.
     """
 
-    __slots__ = ("agent", "deps", "filter", "key", "ordered", "prompt", "retry", "timeout", "when_dead")
+    __slots__ = ("agent", "budgets", "deps", "filter", "key", "ordered", "prompt", "retry", "timeout", "when_dead")
     kind: ClassVar = "trigger"
 
     def __init__(
@@ -68,6 +70,7 @@ class Trigger(Declaration):
         ordered: bool = False,
         key: str | None = None,
         when_dead: Literal["continue", "hold"] = "continue",
+        budgets: Sequence[Budget] | None = None,
     ) -> None:
         checked_name(self.kind, name)
         self.filter = checked_filter(name, filter)
@@ -80,6 +83,7 @@ class Trigger(Declaration):
         self.ordered = ordered
         self.key = ordering.key_path
         self.when_dead = ordering.when_dead
+        self.budgets = checked_budgets(name, budgets)
         super().__init__(name)
 
     @property
@@ -115,6 +119,7 @@ class Trigger(Declaration):
             "ordered": self.ordered,
             "key": self.key,
             "when_dead": self.when_dead if self.ordered else None,
+            **({"budgets": [str(budget) for budget in self.budgets]} if self.budgets else {}),
         }
 
     def __repr__(self) -> str:
