@@ -9,26 +9,34 @@ from typing import Any
 
 import pytest
 from pydantic_ai import Agent, RunContext
-from pydantic_ai.messages import ModelResponse
+from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
+from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.settings import ModelSettings
+from pydantic_ai.usage import RequestUsage
 
+from reflex.agent.budgeting import BudgetedModel
 from reflex.agent.budgets import Budget, Price
 from reflex.agent.context import AgentContext
 from reflex.agent.signals import Retry
+from reflex.agent.spending import Spending, wait_of
+from reflex.agent.suspension import Suspended
 from reflex.core.budget_reads import list_budgets, raise_budget
 from reflex.core.journal import StepStore
 from reflex.core.log import append
 from reflex.core.queue import exchange, promote_scheduled
 from reflex.core.settlement import Outcome, Settlement
-from reflex.core.spending import Quantity, give_back
+from reflex.core.spending import Quantity, Refused, give_back
 from reflex.core.waiting import WaitKind
+from reflex.worker.progress import ProgressPublisher
 from tests.agent.stub_provider import Answer, completion, refusal, text, tool_call
 from tests.agent.till import Till, till
 from tests.processes import eventually
 from tests.queue_fixtures import claim, count, new_event, publish, settled
 
 DAY = timedelta(days=1)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PRICES = {"*": Price(1_000_000, 2_000_000)}  # a token of input costs 1 USD, one of output 2: a response of the stub 25
 
 
@@ -384,3 +392,50 @@ async def test_what_a_fallback_did_not_take_is_paid_for_as_well(
         done = await t.attempt(Agent(model), budgets=budgets)
         assert (done.output, t.requests) == ('"yes"', 2)
         assert (await spent(t, Quantity.TOKENS), await spent(t, Quantity.USD)) == ([(36, 0)], [(50, 0)])
+
+
+async def answers(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    return ModelResponse([TextPart("done")], usage=RequestUsage(input_tokens=11, output_tokens=7))
+
+
+async def test_what_follows_up_a_response_is_never_refused(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of budgets that are used up, one by more than there was: the response that the provider still works on would be
+    lost, and was paid for. Its tokens count, and it is no request of its own. Fails without `force`."""
+    async with till(database_url, monkeypatch) as t:
+        _, lease = await t.claimed()
+        budgets = [Budget(requests=1, per="run"), Budget(tokens=10, per="run")]
+        model = BudgetedModel(FunctionModel(answers), Spending(t.steps, lease, "pack", budgets))
+        asked: list[ModelMessage] = [ModelRequest([UserPromptPart("ship?")])]
+        begun = await model.request(asked, None, ModelRequestParameters())
+        with pytest.raises(Suspended):
+            await model.request(asked, None, ModelRequestParameters())
+        await model.request([*asked, begun], None, ModelRequestParameters())
+        assert (await spent(t), await spent(t, Quantity.TOKENS)) == ([(1, 0)], [(36, 0)])
+
+
+async def test_a_request_that_somebody_watches_is_one(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked streaming, and in vain if the provider cannot. Fails if the budget is inside of what watches."""
+    async with till(database_url, monkeypatch, refusal(400, "cannot stream"), text("ship it")) as t:
+        t.audience = publisher = ProgressPublisher(database_url)
+        publisher.watch()
+        try:
+            done = await t.attempt(Agent(), budgets=[Budget(requests=1, per="run"), Budget(tokens=2000, per="run")])
+        finally:
+            await publisher.aclose()
+        assert (done.output, t.requests) == ('"ship it"', 2)
+        assert (await spent(t), await spent(t, Quantity.TOKENS)) == ([(1, 0)], [(18, 0)])
+
+
+def test_what_is_parked_until_the_same_moment_comes_back_spread_and_soon() -> None:
+    """Fails without the jitter, and if it grows with the window without an end."""
+    opens = timedelta(minutes=30)
+    refused = Refused(0, 1, Decimal(5), Decimal(0), Decimal(5), Decimal(1), NOW + opens, NOW)
+    for budget, longest in (
+        (Budget(usd=5, per="day"), timedelta(minutes=1)),
+        (Budget(usd=5, per="trigger", window=timedelta(seconds=100)), timedelta(seconds=5)),
+    ):
+        waits = [wait_of(budget, refused) - opens for _ in range(1000)]
+        assert timedelta(0) <= min(waits) < longest * 0.05
+        assert longest * 0.95 < max(waits) <= longest
+    never = refused._replace(opens_at=None)
+    assert timedelta(hours=1) <= wait_of(Budget(usd=5, per="run"), never) <= timedelta(hours=1, minutes=1)

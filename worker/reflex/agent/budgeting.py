@@ -31,7 +31,7 @@ from reflex.agent.spending import Spending
 from reflex.agent.suspension import wait_of
 from reflex.core.spending import Quantity, Reservation
 
-__all__ = ["BudgetedToolset", "budgeted_model", "budgeted_toolset"]
+__all__ = ["BudgetedModel", "BudgetedToolset", "budgeted_model", "budgeted_toolset"]
 
 # What providers' tokenizers come to is 3 to 5 characters of text a token: this is on the safe side.
 CHARACTERS_PER_TOKEN: Final = 3
