@@ -300,17 +300,20 @@ async def test_a_run_that_waits_long_for_calls_in_flight_gives_its_slot_back(
         attempts = t.attempts(Agent(), budgets=[Budget(requests=1, per="day")])
         run = asyncio.create_task(attempts(lease))
         await eventually(lambda: t.requests == 1, what="the first request")
-        settlement = await attempts(second)
+        try:
+            async with asyncio.timeout(20):
+                settlement = await attempts(second)
+        finally:
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+            never.set()
         assert "is set aside for calls in flight: 0 requests spent, 1 set aside" in parked(settlement)
         assert settlement.wait is not None
         assert timedelta(seconds=1) < settlement.wait.at_most <= timedelta(seconds=10)
-        run.cancel()
-        await asyncio.gather(run, return_exceptions=True)
         assert await spent(t) == [(0, 1)], "a run that was cancelled leaves it to who gives back"
         await exchange(t.conn, worker_id=worker_id, settlements=[settled(lease)], trigger_ids=[], limit=0)
         assert await give_back(t.conn, limit=10) == 1
         assert await spent(t) == [(0, 0)]
-        never.set()
 
 
 async def test_what_is_streamed_to_the_authors_code_is_counted_too(

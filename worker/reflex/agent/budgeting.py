@@ -78,8 +78,10 @@ class BudgetedModel(WrapperModel):
         estimate, reservation = await self._reserved(messages, model_settings, model_request_parameters)
         try:
             response = await self.wrapped.request(messages, model_settings, model_request_parameters)
-        except Exception:
-            await self.spending.give_back(reservation)
+        except BaseException as error:
+            # One that is cancelled has no time for it: its reservation ends with the lease.
+            if isinstance(error, Exception) or wait_of(error) is not None:
+                await self.spending.give_back(reservation)
             raise
         await self._settled(reservation, response, estimate, follows_up(messages))
         return response
