@@ -4,8 +4,10 @@ from datetime import timedelta
 
 import typer
 
+from reflex.cli.budgets import print_budgets
 from reflex.cli.connecting import connected
 from reflex.cli.tables import ago, print_json, print_table
+from reflex.core.budget_reads import list_budgets
 from reflex.core.overview import describe_problems, read_overview
 from reflex.core.settings import Settings
 
@@ -22,9 +24,11 @@ async def show_status(settings: Settings, *, as_json: bool) -> None:
     url = settings.require_database_url()
     async with connected(url, name="reflex status") as conn:
         overview = await read_overview(conn, lease_timeout=timedelta(seconds=settings.lease_timeout_s))
+        # What was spent is in the rows of the budgets: no run is looked at.
+        budgets = await list_budgets(conn)
     problems = describe_problems(overview)
     if as_json:
-        print_json({"queue": overview.queue, "workers": overview.workers, "problems": problems})
+        print_json({"queue": overview.queue, "workers": overview.workers, "budgets": budgets, "problems": problems})
         return
     queue = overview.queue
     about = {name: "about " for name in queue.estimated}
@@ -44,5 +48,8 @@ async def show_status(settings: Settings, *, as_json: bool) -> None:
         ],
         nothing="no worker is running: start one with `reflex worker --app MODULE`",
     )
+    if budgets:
+        typer.echo()
+        print_budgets(budgets, nothing="")
     for problem in problems:
         typer.echo(f"\n! {problem}")

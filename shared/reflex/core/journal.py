@@ -136,14 +136,6 @@ class StepStore:
         """
         return (await self.patiently(lambda conn: only_row(conn, "clock")))[0]
 
-    async def ask(self, question: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
-        """Something else that a run has to know from the database. Asked again after a broken connection.
-
-        Raises:
-            JournalUnavailable: The database was away for longer than our patience.
-        """
-        return await self._patiently(question)
-
     async def aclose(self) -> None:
         """Close the connections. The store must not be used afterwards."""
         if self._pool is not None:

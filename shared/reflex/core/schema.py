@@ -237,6 +237,42 @@ waiting = sa.Table(
 sa.Index(
     "ix_waiting_lane_key", waiting.c.trigger_id, waiting.c.lane_key, postgresql_where=waiting.c.lane_key.is_not(None)
 )
+spend = sa.Table(
+    "spend",
+    metadata,
+    identity("spend_id", sa.BigInteger),
+    needed("trigger_id", sa.Integer),
+    needed("scope", TYPE),
+    needed("subject", TYPE),
+    needed("quantity", TYPE),
+    needed("period", TYPE),
+    needed("window_at", AT),
+    optional("ends_at", AT),
+    needed("allowed", sa.Numeric),
+    needed("raised", sa.Numeric, default=ZERO),
+    needed("spent", sa.Numeric, default=ZERO),
+    needed("reserved", sa.Numeric, default=ZERO),
+    optional("refused_at", AT),
+    needed("expires_at", AT),
+    sa.UniqueConstraint("trigger_id", "scope", "subject", "quantity", "period", "window_at"),
+    sa.CheckConstraint("spent >= 0 AND reserved >= 0", name="amounts"),
+    sa.CheckConstraint("scope IN ('run', 'trigger', 'key', 'tree')", name="scope"),
+    sa.CheckConstraint("quantity IN ('requests', 'tokens', 'tool_calls', 'usd')", name="quantity"),
+    sa.Index("ix_spend_expires_at", "expires_at"),
+)
+sa.Index("ix_spend_ends_at", spend.c.ends_at, postgresql_where=spend.c.scope == "trigger")
+sa.Index("ix_spend_refused_at", spend.c.refused_at, postgresql_where=spend.c.refused_at.is_not(None))
+sa.Table(
+    "reservation",
+    metadata,
+    key("reservation_id", sa.Uuid),
+    needed("trigger_id", sa.Integer),
+    needed("event_id", sa.Uuid),
+    needed("lease_epoch", sa.Integer),
+    needed("spend_ids", ARRAY(sa.BigInteger)),
+    needed("amounts", ARRAY(sa.Numeric)),
+    needed("reserved_at", AT, default=NOW),
+)
 sa.Table(
     "dead_letter",
     metadata,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from reflex.agent.models import Models
+    from reflex.agent.spending import Spending
 
 __all__ = ["AgentContext", "read_event"]
 
@@ -46,6 +47,7 @@ class AgentContext:
         journal: Where the steps of pydantic-ai agents are kept, so that a retry does not pay for them again. None
             outside a worker.
         progress: What the run shows to those who watch it. None outside a worker.
+        spending: What the run may spend. None outside a worker, and if its trigger has no budgets.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class AgentContext:
         self.progress = progress
         self.models: Models | None = None
         self.approvals = ApprovalPolicy()
+        self.spending: Spending | None = None
         # One entry for each call of a pydantic-ai agent, those that failed too: what was paid for is recorded.
         self.usages: list[Any] = []
         self.finished = False

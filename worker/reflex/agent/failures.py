@@ -20,8 +20,9 @@ MAX_MESSAGE_LENGTH: Final = 3000
 MAX_FRAMES: Final = 6
 # A provider may ask for any wait; a delivery that sleeps longer than this should be looked at instead.
 LONGEST_WAIT: Final = timedelta(days=1)
-# Errors of our own that another attempt would only pay for again: the event, the output or the code must change.
-FINAL_CODES: Final = frozenset({"event_rejected", "output", "publish"})
+# Errors of our own that another attempt would only pay for again: the event, the output, the code or a budget must
+# change.
+FINAL_CODES: Final = frozenset({"budget", "event_rejected", "output", "publish"})
 # Failures that follow from what the model said: replaying its answers would end the same way each time. A request that
 # the provider refuses is one, since it repeats those answers; the first request of a run has none before it.
 POISONED_CODES: Final = frozenset({"model_behavior", "model_refused", "output"})
@@ -55,9 +56,9 @@ def classify(error: BaseException) -> Failure:
     """Decide what a failed run means.
 
     Dead at once: `Reject`, an event that its class refuses, an output or a published event that cannot be stored, a
-    usage limit (it is there to stop the spending). Everything else is tried again by the policy: a provider's 500 as
-    well as its 401, since the same delivery may meet a worker with the right key, and as a dead letter it can be
-    retried once the key is right. A rate limit waits as long as the provider asks.
+    usage limit or a budget that is to end it (they are there to stop the spending). Everything else is tried again by
+    the policy: a provider's 500 as well as its 401, since the same delivery may meet a worker with the right key, and
+    as a dead letter it can be retried once the key is right. A rate limit waits as long as the provider asks.
     """
     kind: Literal["retry", "dead"] = "retry"
     retry_after: timedelta | None = None

@@ -152,7 +152,7 @@ class Journal:
 
     async def ask(self, question: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
         """As `StepStore.ask`."""
-        return await self._store.ask(question)
+        return await self._store.patiently(question)
 
     def covers(self, keys: Sequence[StepKey]) -> None:
         """These steps belong to a tool call that was replayed as a whole."""

@@ -19,6 +19,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
+from reflex.agent.budgeting import budgeted_model, budgeted_toolset
 from reflex.agent.fingerprints import fingerprint_of_call, fingerprint_of_request
 from reflex.agent.guarding import guarded_model
 from reflex.agent.journal import Journal, Lookup, StepKey, ToolCall, tool_call
@@ -74,10 +75,11 @@ class Journaling(AbstractCapability[Any]):
         progress = self.ctx.progress
         if self.ctx.models is not None and self.ctx.models.circuits is not None:
             model = guarded_model(model, self.ctx.models.circuits)
-        return JournaledModel(model if progress is None else watched_model(model, progress), self.journal, progress)
+        asked = budgeted_model(model if progress is None else watched_model(model, progress), self.ctx.spending)
+        return JournaledModel(asked, self.journal, progress)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
-        journaled = JournaledToolset(toolset, self.ctx, self.journal)
+        journaled = JournaledToolset(budgeted_toolset(toolset, self.ctx.spending), self.ctx, self.journal)
         # Around the journal: a replayed call is shown, too.
         return journaled if self.ctx.progress is None else WatchedToolset(journaled, self.ctx.progress)
 

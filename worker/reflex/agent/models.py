@@ -101,7 +101,11 @@ def resolve_models(app: "App", default_model: str | None, *, timeout_s: float | 
     for trigger in app.triggers:
         if is_model_agent(trigger.agent):
             try:
-                models.model_for(trigger.agent)
+                model = models.model_for(trigger.agent)
+                if trigger.budgets:
+                    from reflex.agent.prices import check_priced
+
+                    check_priced(trigger.budgets, model or trigger.agent.model)
             except AppError as error:
                 raise AppError(f"trigger {trigger.name!r} ({trigger.where}): {error}") from error.__cause__
     # Agent functions run agents that no trigger names; whoever imported pydantic-ai will want the default model.

@@ -5,12 +5,13 @@ pydantic-ai takes two seconds to import, so nothing here imports it: whoever mad
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeGuard
 
 from reflex.agent.approval_policy import APPROVAL_TIMEOUT, approval_policy
+from reflex.agent.budgets import Budget, checked_budgets
 from reflex.agent.declarations import Declaration, checked_name
 from reflex.agent.filters import Filter, FilterError
 from reflex.agent.ordering import ordering_of
@@ -48,14 +49,27 @@ class Trigger(Declaration):
             the dead letter is retried or purged.
         approval_timeout: How long a tool call that has to be approved waits for somebody; then it counts as denied.
         approval_edits: Whether who approves a call may change its arguments.
+        budgets: What its agents may spend; a delivery that would spend more is parked.
 
     Raises:
         TypeError: An argument is of the wrong kind; the sentence names the trigger.
         ValueError: The name cannot be one, the filter matches nothing, the timeout is not positive, `key` is no path,
-            or something is said about the order of a trigger that is not ordered.
+            something is said about the order of a trigger that is not ordered, or two budgets are for the same.
     """
 
-    __slots__ = ("agent", "approvals", "deps", "filter", "key", "ordered", "prompt", "retry", "timeout", "when_dead")
+    __slots__ = (
+        "agent",
+        "approvals",
+        "budgets",
+        "deps",
+        "filter",
+        "key",
+        "ordered",
+        "prompt",
+        "retry",
+        "timeout",
+        "when_dead",
+    )
     kind: ClassVar = "trigger"
 
     def __init__(
@@ -73,6 +87,7 @@ class Trigger(Declaration):
         when_dead: Literal["continue", "hold"] = "continue",
         approval_timeout: timedelta = APPROVAL_TIMEOUT,
         approval_edits: bool = False,
+        budgets: Sequence[Budget] | None = None,
     ) -> None:
         checked_name(self.kind, name)
         self.filter = checked_filter(name, filter)
@@ -86,6 +101,7 @@ class Trigger(Declaration):
         self.key = ordering.key_path
         self.when_dead = ordering.when_dead
         self.approvals = approval_policy(name, approval_timeout, approval_edits)
+        self.budgets = checked_budgets(name, budgets)
         super().__init__(name)
 
     @property
@@ -121,6 +137,7 @@ class Trigger(Declaration):
             "ordered": self.ordered,
             "key": self.key,
             "when_dead": self.when_dead if self.ordered else None,
+            **({"budgets": [str(budget) for budget in self.budgets]} if self.budgets else {}),
         }
 
     def __repr__(self) -> str:

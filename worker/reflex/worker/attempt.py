@@ -18,6 +18,7 @@ from reflex.agent.journal import Journal
 from reflex.agent.models import Models
 from reflex.agent.progress import Audience, RunProgress
 from reflex.agent.publishing import RunLimits
+from reflex.agent.spending import Spending
 from reflex.agent.suspension import wait_of
 from reflex.agent.triggers import Trigger
 from reflex.core import telemetry
@@ -124,6 +125,8 @@ class Attempts:
                 journal=journal,
                 progress=progress,
             )
+            if trigger.budgets and self.steps is not None:
+                ctx.spending = Spending(self.steps, claimed, trigger.name, trigger.budgets)
             execution = await run_agent(trigger, ctx, self.models)
         except LeaseLost as error:
             # No outcome of ours counts any more, not even that there is none.

@@ -17,6 +17,7 @@ from reflex.core.queue import promote_scheduled, route_unrouted
 from reflex.core.reaping import reap
 from reflex.core.retention import Pruning
 from reflex.core.schedules import retire_schedules
+from reflex.core.spending import forget_spend, give_back
 from reflex.core.workers import retire_triggers
 from reflex.worker.standing import standing
 
@@ -32,7 +33,8 @@ LONGEST_BETWEEN_PASSES_S: Final = 600.0
 
 class Maintenance:
     """Promotes what is due, reaps dead workers, routes unrouted events, retires triggers and schedules that nobody
-    knows any more, clears away lanes that are empty or not wanted any more, and prunes what is older than `keep`."""
+    knows any more, clears away lanes that are empty or not wanted any more, gives back what was set aside of budgets by
+    runs that are gone, and prunes what is older than `keep`."""
 
     def __init__(self, url: str, *, lease_timeout_s: float, keep: timedelta | None = None) -> None:
         self.url = url
@@ -65,6 +67,7 @@ class Maintenance:
             "route": self.route,
             "retire": self.retire,
             "clear": self.clear,
+            "give back": self.give_back,
             "prune": self.prune,
         }
         self.due = {}
@@ -120,6 +123,13 @@ class Maintenance:
             self.log.info("deliveries of triggers that are ordered no more go on without order", deliveries=moved)
         swept = await sweep_lanes(conn, limit=BATCH)
         return 0.0 if BATCH in (moved, swept) else 5.0
+
+    async def give_back(self, conn: AsyncConnection[Any]) -> float:
+        given_back = await give_back(conn, limit=BATCH)
+        if given_back:
+            self.log.info("gave back what was set aside for calls of runs that are gone", calls=given_back)
+        forgotten = await forget_spend(conn, limit=BATCH)
+        return 0.0 if BATCH in (given_back, forgotten) else min(5.0, self.lease_timeout_s / 3)
 
     async def prune(self, conn: AsyncConnection[Any]) -> float:
         """A portion of a pass at a time: what else is due does not wait for all of it."""
