@@ -3,59 +3,37 @@
 Imported by the first journaled run of an agent: it needs pydantic-ai.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
 from pydantic_ai.durable_exec import record_durable_unit, replay_scope
 from pydantic_ai.exceptions import ModelRetry, ToolFailed
-from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse, ToolReturn
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
+from reflex.agent.effects import Effect, EffectKind, EffectMisuse, check_transactional, effect_in, undeclared
 from reflex.agent.fingerprints import fingerprint_of_call, fingerprint_of_request
-from reflex.agent.journal import Journal, Lookup, StepKey, ToolCall, tool_call
+from reflex.agent.journal import Journal, Lookup, ToolCall, tool_call
+from reflex.agent.ledger import Call, address_of, key_for
+from reflex.agent.once import OnceCall
 from reflex.agent.progress import RunProgress
+from reflex.agent.tool_records import TOOL_RECORD, ToolRecord
+from reflex.agent.transactional import in_transaction
 from reflex.agent.watching import WatchedToolset, begin_request, show_response, watched_model
-from reflex.core.events import NewEvent
 from reflex.core.journal import StepKind
 
 if TYPE_CHECKING:
     from reflex.agent.context import AgentContext
 
 __all__ = ["Journaling", "replay_scope"]
-
-
-@dataclass(frozen=True)
-class ToolRecord:
-    """How a tool call ended. That the model is to try again is a way to end, and as final as the others: repeating
-    the call might do its work twice, and answer the model something else than the next request was recorded for."""
-
-    ended: Literal["value", "tool_return", "retry", "failed"]
-    value: ToolReturn[Any] | None = None
-    message: str = ""
-    published: Sequence[NewEvent] = ()
-    steps: Sequence[StepKey] = ()
-
-    def outcome(self) -> Any:
-        match self.ended:
-            case "retry":
-                raise ModelRetry(self.message)
-            case "failed":
-                raise ToolFailed(self.message)
-            case "tool_return":
-                return self.value
-            case "value":
-                return self.value.return_value if self.value is not None else None
-
-
-TOOL_RECORD: Final = TypeAdapter(ToolRecord)
 
 
 class Journaling(AbstractCapability[Any]):
@@ -136,11 +114,24 @@ class JournaledToolset(WrapperToolset[Any]):
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
     ) -> Any:
+        effect = effect_of(self.ctx.effects, name, tool)
+        # In the order in which calls begin: the number of a call must not depend on what they wait for.
+        address = address_of(name, tool_args)
+        key = key_for(self.journal, address) if effect.kind is not EffectKind.ONCE else None
+
+        async def act() -> Any:
+            return await super(JournaledToolset, self).call_tool(name, tool_args, ctx, tool)
+
         try:
             fingerprint = fingerprint_of_call(ctx.messages, name, tool_args, ctx.tool_call_id)
         except ValueError as error:
+            if effect.kind in (EffectKind.ONCE, EffectKind.TRANSACTIONAL):
+                raise EffectMisuse(f"a call of tool {name!r} cannot be journaled: {error}") from error
             unjournaled(f"a call of the tool {name!r}", error)
-            return await super().call_tool(name, tool_args, ctx, tool)
+            with tool_call(key):
+                return await act()
+        if effect.kind is EffectKind.ONCE:
+            return await OnceCall(self.ctx, self.journal, effect, Call(name, tool_args, fingerprint.hex())).run(act)
         step = await self.journal.look_up(StepKind.TOOL_CALL, fingerprint)
         if (record := replayed_call(step)) is not None:
             self.journal.count(replayed_tool_calls=1)
@@ -148,18 +139,23 @@ class JournaledToolset(WrapperToolset[Any]):
             self.ctx.publish_again(record.published)
             record_durable_unit(executed=False)
             return record.outcome()
-        with tool_call() as call:
+        if effect.kind is EffectKind.TRANSACTIONAL:
+            return await self._in_transaction(step, name, key or "", act)
+        with tool_call(key) as call:
             try:
-                result: object = await super().call_tool(name, tool_args, ctx, tool)
+                result: object = await act()
             except (ModelRetry, ToolFailed) as error:
-                ended = "retry" if isinstance(error, ModelRetry) else "failed"
-                await self._record(step, call, ToolRecord(ended, message=error.message))
+                await self._record(step, call, ToolRecord.of_error(error))
                 raise
-        if isinstance(result, ToolReturn):
-            await self._record(step, call, ToolRecord("tool_return", cast("ToolReturn[Any]", result)))
-        else:
-            await self._record(step, call, ToolRecord("value", ToolReturn(return_value=result)))
+        await self._record(step, call, ToolRecord.of_result(result))
         return cast("Any", result)
+
+    async def _in_transaction(self, step: Lookup, name: str, key: str, act: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            return await in_transaction(self.journal, step, name, key, act)
+        except (ModelRetry, ToolFailed) as error:
+            await self._record(step, ToolCall(), ToolRecord.of_error(error))
+            raise
 
     async def _record(self, step: Lookup, call: ToolCall, ended: ToolRecord) -> None:
         record = replace(ended, published=call.published, steps=call.steps)
@@ -170,6 +166,20 @@ class JournaledToolset(WrapperToolset[Any]):
         else:
             await self.journal.record(step, text)
         record_durable_unit(executed=True)
+
+
+def effect_of(declared: Mapping[str, Effect], name: str, tool: ToolsetTool[Any]) -> Effect:
+    """What is declared for a tool. What the trigger says wins over the tool's own word.
+
+    Raises:
+        EffectMisuse: What is declared is no effect, or none that this tool can have.
+    """
+    effect = declared.get(name) or effect_in(f"tool {name!r}", tool.tool_def.metadata) or undeclared
+    if effect.kind is EffectKind.TRANSACTIONAL:
+        while (source := getattr(tool, "source_tool", None)) is not None:
+            tool = source
+        check_transactional(name, asynchronous=getattr(tool, "is_async", True))
+    return effect
 
 
 def replayed_response(step: Lookup) -> ModelResponse | None:

@@ -5,12 +5,13 @@ pydantic-ai takes two seconds to import, so nothing here imports it: whoever mad
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeGuard
 
 from reflex.agent.declarations import Declaration, checked_name
+from reflex.agent.effects import checked_effects
 from reflex.agent.filters import Filter, FilterError
 from reflex.agent.ordering import ordering_of
 from reflex.core.events import Event
@@ -45,6 +46,8 @@ class Trigger(Declaration):
             payload such as `"payload.conversation_id"`. Events without a value there are not ordered.
         when_dead: What becomes of a key whose delivery has died: `"continue"` with the next one, or `"hold"` it until
             the dead letter is retried or purged.
+        effects: What calls of tools do that are not one's own, by the tool's name: `{"charge_card": once(probe=…)}`. It
+            wins over what a tool says of itself.
 
     Raises:
         TypeError: An argument is of the wrong kind; the sentence names the trigger.
@@ -52,7 +55,7 @@ class Trigger(Declaration):
             or something is said about the order of a trigger that is not ordered.
     """
 
-    __slots__ = ("agent", "deps", "filter", "key", "ordered", "prompt", "retry", "timeout", "when_dead")
+    __slots__ = ("agent", "deps", "effects", "filter", "key", "ordered", "prompt", "retry", "timeout", "when_dead")
     kind: ClassVar = "trigger"
 
     def __init__(
@@ -68,6 +71,7 @@ class Trigger(Declaration):
         ordered: bool = False,
         key: str | None = None,
         when_dead: Literal["continue", "hold"] = "continue",
+        effects: Mapping[str, Any] | None = None,
     ) -> None:
         checked_name(self.kind, name)
         self.filter = checked_filter(name, filter)
@@ -76,6 +80,7 @@ class Trigger(Declaration):
         self.retry = checked_retry(name, retry)
         self.timeout = checked_timeout(name, timeout)
         self.deps = deps
+        self.effects = checked_effects(name, effects)
         ordering = ordering_of(name, ordered=ordered, key=key, when_dead=when_dead)
         self.ordered = ordered
         self.key = ordering.key_path
@@ -115,7 +120,7 @@ class Trigger(Declaration):
             "ordered": self.ordered,
             "key": self.key,
             "when_dead": self.when_dead if self.ordered else None,
-        }
+        } | ({"effects": {tool: effect.kind for tool, effect in self.effects.items()}} if self.effects else {})
 
     def __repr__(self) -> str:
         return f"Trigger({self.name!r}, {self.filter!r})"

@@ -123,6 +123,7 @@ class Attempts:
                 trace_context=trace_context,
                 journal=journal,
                 progress=progress,
+                effects=trigger.effects,
             )
             execution = await run_agent(trigger, ctx, self.models)
         except LeaseLost as error:
