@@ -1,5 +1,5 @@
-"""Tools of every kind under crashes: real workers, killed at every write of the journal; a provider that counts; what the
-tools do is noted outside of it."""
+"""Tools of every kind under crashes: real workers, killed at every write of the journal; a provider that counts; what
+the tools do is noted outside of it."""
 
 import asyncio
 import json
@@ -50,8 +50,9 @@ def lines(shop: Shop, name: str) -> list[str]:
 @pytest.mark.timeout(300)
 async def test_nothing_is_spent_twice_although_a_worker_is_killed_at_every_write(shop: Shop) -> None:
     """Fails if the intent is written after the tool, if a call without an end is simply made again (once_0 to once_3
-    twice), if an unknown effect without a probe is not listed (the delivery never ends), if the writes of a transactional
-    tool are committed before its record, or if a response is not journaled (more requests than kills allow)."""
+    twice), if an unknown effect without a probe is not listed (the delivery never ends), if the writes of a
+    transactional tool are committed before its record, or if a response is not journaled (more requests than kills
+    allow)."""
     shutil.copy(SPENDING, shop.folder)
     await shop.conn.execute("CREATE TABLE spent (tool text)")
     async with stub_provider() as provider:

@@ -9,6 +9,7 @@ from uuid import UUID
 import structlog
 from pydantic import ValidationError
 
+from reflex.agent.divergence import Course
 from reflex.agent.effects import Effect, EffectMisuse
 from reflex.agent.journal import Journal, current_call, note_published
 from reflex.agent.progress import RunProgress
@@ -50,6 +51,7 @@ class AgentContext:
             outside a worker.
         progress: What the run shows to those who watch it. None outside a worker.
         effects: What the trigger declares of tools, by their names.
+        course: The places of the runs of agents. None if the run may diverge from its journal.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class AgentContext:
         journal: Journal | None = None,
         progress: RunProgress | None = None,
         effects: Mapping[str, Effect] = NO_EFFECTS,
+        course: Course | None = None,
     ) -> None:
         if event.meta is None:
             raise ValueError(f"{event!r} has no record in the log; read one with read_event()")
@@ -81,6 +84,7 @@ class AgentContext:
         self.journal = journal
         self.progress = progress
         self.effects = effects
+        self.course = course
         self.models: Models | None = None
         # One entry for each call of a pydantic-ai agent, those that failed too: what was paid for is recorded.
         self.usages: list[Any] = []

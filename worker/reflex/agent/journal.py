@@ -201,9 +201,13 @@ class Journal:
         self._left.difference_update(keys)
         self.taken.update(keys)
 
+    def left(self) -> list[Step]:
+        """What earlier attempts have recorded and this one has not come to so far."""
+        return [step for key, step in (self._recorded or {}).items() if key in self._left]
+
     def report(self) -> None:
         """At the end of the run: say so if it took another way than the steps recorded before it, and paid for it."""
-        left = [step for key, step in (self._recorded or {}).items() if key in self._left]
+        left = self.left()
         if left and self._paid_requests:
             log.warning(
                 "the run diverged from its journal and asked the model anew: its code, prompt, tools or settings "

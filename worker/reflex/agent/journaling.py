@@ -3,7 +3,8 @@
 Imported by the first journaled run of an agent: it needs pydantic-ai.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,18 +14,18 @@ from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
 from pydantic_ai.durable_exec import record_durable_unit, replay_scope
 from pydantic_ai.exceptions import ModelRetry, ToolFailed
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
-from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
+from reflex.agent.divergence import placed, unplaced
 from reflex.agent.effects import Effect, EffectKind, EffectMisuse, check_transactional, effect_in, undeclared
 from reflex.agent.fingerprints import fingerprint_of_call, fingerprint_of_request
 from reflex.agent.journal import Journal, Lookup, ToolCall, tool_call
 from reflex.agent.ledger import Call, address_of, key_for
 from reflex.agent.once import OnceCall
-from reflex.agent.progress import RunProgress
 from reflex.agent.tool_records import TOOL_RECORD, ToolRecord
 from reflex.agent.transactional import in_transaction
 from reflex.agent.watching import WatchedToolset, begin_request, show_response, watched_model
@@ -42,6 +43,7 @@ class Journaling(AbstractCapability[Any]):
     def __init__(self, ctx: "AgentContext", journal: Journal) -> None:
         self.ctx = ctx
         self.journal = journal
+        self.place = ctx.course.next_place() if ctx.course is not None else None
 
     def get_ordering(self) -> CapabilityOrdering:
         # Next to what costs: the author's own wrappers and hooks run in a replay as they did the first time.
@@ -49,7 +51,8 @@ class Journaling(AbstractCapability[Any]):
 
     def get_wrapper_model(self, model: Model[Any]) -> Model[Any]:
         progress = self.ctx.progress
-        return JournaledModel(model if progress is None else watched_model(model, progress), self.journal, progress)
+        wrapped = model if progress is None else watched_model(model, progress)
+        return JournaledModel(wrapped, self.ctx, self.journal, self.place)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
         journaled = JournaledToolset(toolset, self.ctx, self.journal)
@@ -58,13 +61,15 @@ class Journaling(AbstractCapability[Any]):
 
 
 class JournaledModel(WrapperModel):
-    """Gives the recorded response to a request that was answered before. Requests that are streamed to the author's
-    own code pass through; those that are streamed for watchers come here as plain ones."""
+    """Gives the recorded response to a request that was answered before, streamed to the author's own code or not: what
+    was recorded of the one is given to the other. Requests that are streamed for watchers come here as plain ones.
+    `place` is that of the run, if it is to be held to its journal."""
 
-    def __init__(self, wrapped: Model[Any], journal: Journal, progress: RunProgress | None) -> None:
+    def __init__(self, wrapped: Model[Any], ctx: "AgentContext", journal: Journal, place: str | None = None) -> None:
         super().__init__(wrapped)
+        self.ctx = ctx
         self.journal = journal
-        self.progress = progress
+        self.place = place
 
     async def request(
         self,
@@ -73,21 +78,57 @@ class JournaledModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         step = await self._step(messages, model_settings, model_request_parameters)
-        if step is not None and (response := replayed_response(step)) is not None:
+        if (replayed := self._replayed(step, model_request_parameters)) is not None:
+            return replayed
+        response = await self.wrapped.request(messages, model_settings, model_request_parameters)
+        await self._record(step, response)
+        return response
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        step = await self._step(messages, model_settings, model_request_parameters)
+        if (replayed := self._replayed(step, model_request_parameters)) is not None:
+            yield CompletedStreamedResponse(
+                replayed, model_request_parameters=model_request_parameters, replay_events=True
+            )
+            return
+        async with self.wrapped.request_stream(
+            messages, model_settings, model_request_parameters, run_context
+        ) as stream:
+            yield stream
+        # Whoever reads it may stop before its end: then it is not known what the model would have said.
+        await self._record(step, stream.get())
+
+    def _replayed(self, step: Lookup | None, parameters: ModelRequestParameters) -> ModelResponse | None:
+        if step is None:
+            return None
+        if step.recorded is None:
+            if self.place is not None and self.ctx.course is not None:
+                self.ctx.course.check(self.place, self.journal.left())
+            return None
+        response = replayed_response(step)
+        if response is not None:
             self.journal.count(
                 replayed_requests=1,
                 replayed_input_tokens=response.usage.input_tokens,
                 replayed_output_tokens=response.usage.output_tokens,
             )
-            if self.progress is not None:
-                show_response(begin_request(self.progress, model_request_parameters), response)
+            if self.ctx.progress is not None:
+                show_response(begin_request(self.ctx.progress, parameters), response)
             record_durable_unit(executed=False)
-            return response
-        response = await self.wrapped.request(messages, model_settings, model_request_parameters)
-        if step is not None and response.state == "complete":
-            await self.journal.record(step, ModelMessagesTypeAdapter.dump_json([response]).decode())
-        record_durable_unit(executed=True)
         return response
+
+    async def _record(self, step: Lookup | None, response: ModelResponse) -> None:
+        if step is not None and response.state == "complete":
+            text = ModelMessagesTypeAdapter.dump_json([response]).decode()
+            await self.journal.record(step, placed(text, self.place))
+        record_durable_unit(executed=True)
 
     async def _step(
         self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters
@@ -186,7 +227,7 @@ def replayed_response(step: Lookup) -> ModelResponse | None:
     if step.recorded is None:
         return None
     try:
-        (response,) = ModelMessagesTypeAdapter.validate_json(step.recorded)
+        (response,) = ModelMessagesTypeAdapter.validate_json(unplaced(step.recorded)[1])
     except ValidationError as error:
         unreadable(step, error)
         return None

@@ -12,6 +12,7 @@ import orjson
 import structlog
 
 from reflex.agent.context import AgentContext, read_event
+from reflex.agent.divergence import Course, Diverged, WhenDiverged, diverged_of
 from reflex.agent.execution import run_agent, usage_of
 from reflex.agent.failures import Failure, classify
 from reflex.agent.journal import Journal
@@ -124,6 +125,7 @@ class Attempts:
                 journal=journal,
                 progress=progress,
                 effects=trigger.effects,
+                course=None if trigger.when_diverged is WhenDiverged.CONTINUE else Course(),
             )
             execution = await run_agent(trigger, ctx, self.models)
         except LeaseLost as error:
@@ -136,6 +138,8 @@ class Attempts:
                 journal.report()
             return self.failed(claimed, trigger, classify(error), started, usage=as_json(usage), trace_id=trace_id)
         except BaseException as error:
+            if (diverged := diverged_of(error)) is not None:
+                return self.diverged(claimed, trigger, diverged, started, trace_id)
             if (wait := wait_of(error)) is None:
                 raise
             self.log.info("run waits", waits_for=wait.kind, reason=wait.reason, duration_ms=milliseconds(started))
@@ -163,6 +167,16 @@ class Attempts:
             # A run that looked at no step costs nothing more; an earlier one of this delivery may have written some.
             forget_steps=(journal is not None and journal.used) or claimed.lease_epoch > 1,
         )
+
+    def diverged(
+        self, claimed: Claimed, trigger: Trigger, error: Diverged, started: float, trace_id: str | None
+    ) -> Settlement:
+        if trigger.when_diverged is WhenDiverged.DEAD:
+            failure = Failure("dead", None, "diverged", str(error))
+            return self.failed(claimed, trigger, failure, started, trace_id=trace_id)
+        self.log.warning("the run begins anew", reason="diverged", error=str(error))
+        # Nothing was paid: the attempt is not used up.
+        return settled(claimed, Outcome.RELEASED, error=str(error), trace_id=trace_id, forget_steps=True)
 
     def failed(
         self, claimed: Claimed, trigger: Trigger, failure: Failure, started: float, **rest: str | None
