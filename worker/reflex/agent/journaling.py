@@ -156,14 +156,15 @@ class JournaledToolset(WrapperToolset[Any]):
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
     ) -> Any:
         effect = effect_of(self.ctx.effects, name, tool)
-        # In the order in which calls begin: the number of a call must not depend on what they wait for.
-        address = address_of(name, tool_args)
-        key = key_for(self.journal, address) if effect.kind is not EffectKind.ONCE else None
+        key: str | None = None
 
         async def act() -> Any:
             return await super(JournaledToolset, self).call_tool(name, tool_args, ctx, tool)
 
         try:
+            # In the order in which calls begin: the number of a call must not depend on what they wait for.
+            if effect.kind is not EffectKind.ONCE:
+                key = key_for(self.journal, address_of(name, tool_args))
             fingerprint = fingerprint_of_call(ctx.messages, name, tool_args, ctx.tool_call_id)
         except ValueError as error:
             if effect.kind in (EffectKind.ONCE, EffectKind.TRANSACTIONAL):
