@@ -15,7 +15,7 @@ depends_on = None
 KINDS = """
 ALTER TABLE reflex.step DROP CONSTRAINT ck_step_kind;
 ALTER TABLE reflex.step ADD CONSTRAINT ck_step_kind
-    CHECK (kind IN ('model_request', 'tool_call', 'wait'{more})) NOT VALID;
+    CHECK (kind IN ('model_request', 'tool_call', 'wait'{more}));
 """
 INDEX = """
 CREATE INDEX ix_step_intent ON reflex.step (event_id, trigger_id, position) WHERE kind = 'intent';

@@ -74,7 +74,7 @@ async def test_what_was_streamed_is_replayed_as_a_stream(database_url: str, monk
 async def test_a_stream_that_breaks_off_is_asked_for_again_and_what_came_before_is_not(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails if half a response is recorded."""
+    """Fails if requests that are streamed pass the journal by (the first one is paid for again)."""
     listener, calls = Listener(), list[str]()
     script = (tool_call("stock", {"sku": "A"}), stream("ship ", BreaksOff), text("ship it"))
     async with till(database_url, monkeypatch, *script) as t:
@@ -88,7 +88,7 @@ async def test_a_stream_that_breaks_off_is_asked_for_again_and_what_came_before_
 async def test_a_stream_that_nobody_reads_to_its_end_is_not_recorded(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails if whatever there is when the author stops counts as the model's answer."""
+    """Fails if the response is recorded however the block ends."""
     async with till(database_url, monkeypatch, text("one two three four")) as t:
 
         async def function(ctx: AgentContext) -> str:
