@@ -11,7 +11,16 @@ from starlette.routing import Route
 
 from reflex.core.database import open_pool
 from reflex.core.settings import Settings
-from reflex.gateway import approval_routes, asyncapi, dead_letter_routes, docs_page, health, openapi, reading
+from reflex.gateway import (
+    approval_routes,
+    asyncapi,
+    dead_letter_routes,
+    docs_page,
+    effect_routes,
+    health,
+    openapi,
+    reading,
+)
 from reflex.gateway.access import Access
 from reflex.gateway.connections import read_places
 from reflex.gateway.group_commit import EventStore, GroupCommit
@@ -87,6 +96,7 @@ def create_app(
         *reading.routes,
         *dead_letter_routes.routes,
         *approval_routes.routes,
+        *effect_routes.routes,
         *health.routes,
         *openapi.routes,
         *asyncapi.routes,

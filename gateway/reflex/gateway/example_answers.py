@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-__all__ = ["ACCEPTED", "EVENT", "HEALTH", "RETRIED", "SETTLED"]
+__all__ = ["ACCEPTED", "EFFECTS", "EVENT", "HEALTH", "RESOLVED", "RETRIED", "SETTLED"]
 
 EVENT_ID: Final = "0198a1b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b"
 
@@ -22,6 +22,29 @@ SETTLED: Final[dict[str, Any]] = {
     ],
 }
 RETRIED: Final[dict[str, Any]] = {"retried": 3, "limit_reached": False}
+EFFECTS: Final[dict[str, Any]] = {
+    "effects": [
+        {
+            "id": f"3-{EVENT_ID}.2",
+            "delivery_id": f"3-{EVENT_ID}",
+            "step": 2,
+            "state": "unknown",
+            "trigger": "high-value-orders",
+            "app": "shop.triggers",
+            "event_id": EVENT_ID,
+            "type": "order.created",
+            "event_key": "A1",
+            "tool": "charge_card",
+            "arguments": {"order": "A1", "cents": 25000},
+            "key": "4ccb8e0a8161310042ba141f2e0c3ec6b9655834",
+            "reason": "the tool ended with TimeoutError",
+            "begun_at": "2026-01-31T09:00:00.015Z",
+            "waits": True,
+        }
+    ],
+    "next_cursor": None,
+}
+RESOLVED: Final[dict[str, Any]] = {"id": f"3-{EVENT_ID}.2", "done": True, "due": True}
 EVENT: Final[dict[str, Any]] = {
     "id": EVENT_ID,
     "type": "order.created",

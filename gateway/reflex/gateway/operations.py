@@ -3,9 +3,9 @@ routes of the app and with real answers."""
 
 from typing import Final
 
-from reflex.core import rows
+from reflex.core import effects, rows
 from reflex.core.api_keys import KeyScope
-from reflex.gateway import dead_letter_routes, example_answers, health, reading
+from reflex.gateway import dead_letter_routes, effect_routes, example_answers, health, reading
 from reflex.gateway.approval_operations import APPROVAL_OPERATIONS
 from reflex.gateway.ingest import WAIT
 from reflex.gateway.interface import Answer, Body, Operation
@@ -18,6 +18,9 @@ __all__ = ["OPERATIONS"]
 EVENT_ID: Final = Parameter("id", "text", "The event's id.", "0198a1b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b")
 DELIVERY_ID: Final = Parameter(
     "id", "text", "The delivery's id: `<trigger_id>-<event_id>`.", "3-0198a1b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b"
+)
+EFFECT_ID: Final = Parameter(
+    "id", "text", "The effect's id: `<delivery_id>.<step>`.", "3-0198a1b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b.2"
 )
 
 
@@ -262,6 +265,49 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         curl='-X DELETE "{url}/dead-letters?trigger=high-value-orders&until=30d"',
     ),
     *APPROVAL_OPERATIONS,
+    Operation(
+        method="GET",
+        path="/effects",
+        name="listEffects",
+        group="Effects",
+        summary="Calls of tools that must not be repeated, of which no end is recorded.",
+        scopes=READ,
+        description=(
+            "`unknown`: their runs ended in between, so that nobody knows whether they did their work. Look for the "
+            "`key` at whoever was called, and resolve them; what `waits` then goes on."
+        ),
+        parameters=effect_routes.LIST_PARAMETERS,
+        answers=(Answer(200, "A page of effects.", effect_routes.EffectList, example_answers.EFFECTS),),
+        problems=READS,
+        curl='"{url}/effects?state=unknown"',
+    ),
+    Operation(
+        method="POST",
+        path="/effects/{id}/resolve",
+        name="resolveEffect",
+        group="Effects",
+        summary="Say whether a call did its work. Its delivery goes on.",
+        scopes=OPERATE,
+        description=(
+            "If it did, `result` is what the tool would have returned, and the model is told that; if not, the tool is "
+            "called, with the same idempotency key. Of two who ask at once one gets 200 and the other 404."
+        ),
+        place=EFFECT_ID,
+        body=Body("The verdict.", {JSON: effect_routes.VERDICT}),
+        answers=(Answer(200, "Written down.", effects.Resolved, example_answers.RESOLVED),),
+        problems={
+            **CROSS_SITE,
+            **READS,
+            404: "There is no such effect, or somebody resolved it.",
+            409: "An attempt at the delivery is under way; ask again when it stands still.",
+            413: "The body is too large.",
+            415: "The content type is not taken.",
+        },
+        curl="""-X POST {url}/effects/"""
+        + EFFECT_ID.example
+        + """/resolve -H "Content-Type: application/json" \\
+     -d '{{"done": true, "result": "receipt 17"}}'""",
+    ),
     Operation(
         method="GET",
         path="/health",

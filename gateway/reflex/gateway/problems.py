@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, 
 
 from reflex.core.approvals import AlreadyDecided, ApprovalOver, DigestDiffers
 from reflex.core.cursors import CursorExpired, CursorRejected
+from reflex.core.effects import DeliveryRunning
 from reflex.core.errors import DatabaseUnavailable, EventRejected, NotFound, ReflexError, Saturated
 from reflex.core.pages import QueryRejected
 from reflex.core.strict_json import MalformedJson
@@ -41,6 +42,7 @@ STATUS: Final[dict[type[ReflexError], HTTPStatus]] = {
     AlreadyDecided: HTTPStatus.CONFLICT,
     DigestDiffers: HTTPStatus.CONFLICT,
     ApprovalOver: HTTPStatus.GONE,
+    DeliveryRunning: HTTPStatus.CONFLICT,
     Saturated: HTTPStatus.SERVICE_UNAVAILABLE,
     DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -57,6 +59,7 @@ TITLES: Final = {
     "already_decided": "Somebody has decided before; that decision stands",
     "digest_differs": "The decision is about another call; nothing was changed",
     "approval_over": "Nobody waits for this decision any more",
+    "delivery_running": "The delivery is being worked on; nothing was changed",
     "saturated": "The gateway is busy; nothing was stored",
     "database_unavailable": "The database does not answer",
     "stopping": "The gateway is stopping",

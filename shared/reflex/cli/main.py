@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reflex.cli import approvals, budgets, dead_letters, keys
+from reflex.cli import approvals, budgets, dead_letters, effects, keys
 from reflex.core.errors import CONFIGURATION_EXIT_CODE, ConfigurationError, ReflexError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(effects.app, name="effects")
 app.add_typer(keys.app, name="keys")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(budgets.app, name="budgets")

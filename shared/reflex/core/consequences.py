@@ -1,7 +1,7 @@
 """What settlements bring with them, in the same transaction, if they hold: events, waits, and journals to forget."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -9,10 +9,13 @@ from psycopg import AsyncConnection
 from reflex.core.approval_waits import begin_approvals
 from reflex.core.journal import forget_steps
 from reflex.core.log import append
-from reflex.core.settlement import Settlement
+from reflex.core.settlement import Outcome, Settlement
 from reflex.core.waiting import begin_waits
 
 __all__ = ["carry_out", "have_consequences"]
+
+# After any other outcome the delivery may be attempted again, and must find what it must not repeat.
+OVER: Final = frozenset({Outcome.SUCCEEDED, Outcome.SKIPPED})
 
 
 def have_consequences(settlements: Sequence[Settlement]) -> bool:
@@ -33,7 +36,7 @@ async def carry_out(
     held = [settlement for settlement in settlements if (settlement.trigger_id, settlement.event_id) not in stale]
     if events := [event for settlement in held for event in settlement.published]:
         await append(conn, events)
-    if forgotten := [(s.trigger_id, s.event_id) for s in held if s.forget_steps]:
+    if forgotten := [(s.trigger_id, s.event_id, s.outcome in OVER) for s in held if s.forget_steps]:
         await forget_steps(conn, forgotten)
     if waits := [settlement for settlement in held if settlement.wait is not None]:
         await begin_waits(conn, waits)

@@ -7,16 +7,17 @@ attempt (its occurrence), not by its place in a sequence: parallel tool calls an
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, LiteralString, NamedTuple, TypeVar
 from uuid import UUID
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from reflex.core.database import describe, is_connection_error, open_pool
 from reflex.core.errors import ReflexError
@@ -24,13 +25,15 @@ from reflex.core.ids import DeliveryId
 from reflex.core.statements import only_row, statement
 
 __all__ = ["JournalUnavailable", "LeaseLost", "Step", "StepKind", "StepStore", "forget_steps", "journal_step",
-           "recorded_steps"]  # fmt: skip
+           "park_intent", "recorded_steps", "withdraw_intent"]  # fmt: skip
 
 T = TypeVar("T")
 
 POOL_SIZE: Final = 4
 # A step that was paid for is worth waiting for a restarting database; the run's slot is held meanwhile.
 PATIENCE_S: Final = 30.0
+# A frozen worker must not hold the locks of its tool's transaction for ever.
+STANDSTILL: Final = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
 
 
 class LeaseLost(ReflexError):
@@ -51,6 +54,8 @@ class StepKind(StrEnum):
     MODEL_REQUEST = "model_request"
     TOOL_CALL = "tool_call"
     WAIT = "wait"  # since when a run waits, or that it has waited
+    INTENT = "intent"  # a tool call that must not be repeated was about to begin
+    EFFECT = "effect"  # how it ended
 
 
 class Step(NamedTuple):
@@ -69,17 +74,7 @@ async def journal_step(conn: AsyncConnection[Any], delivery_id: DeliveryId, leas
     Raises:
         LeaseLost: The lease is gone; nothing was written.
     """
-    cursor = await conn.execute(
-        statement("journal_step"),
-        {
-            "trigger_id": delivery_id.trigger_id,
-            "event_id": delivery_id.event_id,
-            "lease_epoch": lease_epoch,
-            **step._asdict(),
-        },
-    )
-    if await cursor.fetchone() is None:
-        raise LeaseLost(f"delivery {delivery_id} was given to another worker while this one ran it")
+    await fenced(conn, "journal_step", delivery_id, lease_epoch, step)
 
 
 async def recorded_steps(conn: AsyncConnection[Any], delivery_id: DeliveryId) -> list[Step]:
@@ -90,10 +85,49 @@ async def recorded_steps(conn: AsyncConnection[Any], delivery_id: DeliveryId) ->
     return [Step(StepKind(kind), *rest) for kind, *rest in await cursor.fetchall()]
 
 
-async def forget_steps(conn: AsyncConnection[Any], deliveries: Iterable[tuple[int, UUID]]) -> None:
-    """Delete the journals of deliveries (trigger id, event id), in the caller's transaction."""
-    trigger_ids, event_ids = zip(*deliveries, strict=True)
-    await conn.execute(statement("forget_steps"), {"trigger_id": list(trigger_ids), "event_id": list(event_ids)})
+async def forget_steps(conn: AsyncConnection[Any], deliveries: Iterable[tuple[int, UUID, bool]]) -> None:
+    """Delete the journals of deliveries (trigger id, event id, whether it has ended), in the caller's transaction. What
+    must not be done twice stays until its delivery has ended, and what nobody knows the end of even then."""
+    trigger_ids, event_ids, over = zip(*deliveries, strict=True)
+    await conn.execute(
+        statement("forget_steps"), {"trigger_id": list(trigger_ids), "event_id": list(event_ids), "over": list(over)}
+    )
+
+
+async def withdraw_intent(conn: AsyncConnection[Any], delivery_id: DeliveryId, lease_epoch: int, step: Step) -> None:
+    """Remove an intent: it was not carried out.
+
+    Raises:
+        LeaseLost: The lease is gone; nothing was changed.
+    """
+    await fenced(conn, "withdraw_intent", delivery_id, lease_epoch, step)
+
+
+async def park_intent(conn: AsyncConnection[Any], delivery_id: DeliveryId, lease_epoch: int, step: Step) -> bool:
+    """Write down why it is not known what came of an intent. False: somebody has said so just now; read again.
+
+    Raises:
+        LeaseLost: The lease is gone; nothing was changed.
+    """
+    return (await fenced(conn, "park_intent", delivery_id, lease_epoch, step))[0]
+
+
+async def fenced(
+    conn: AsyncConnection[Any], name: LiteralString, delivery_id: DeliveryId, lease_epoch: int, step: Step
+) -> tuple[Any, ...]:
+    cursor = await conn.execute(
+        statement(name),
+        {
+            "trigger_id": delivery_id.trigger_id,
+            "event_id": delivery_id.event_id,
+            "lease_epoch": lease_epoch,
+            **step._asdict(),
+        },
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise LeaseLost(f"delivery {delivery_id} was given to another worker while this one ran it")
+    return row
 
 
 class StepStore:
@@ -107,6 +141,7 @@ class StepStore:
         self._size = size
         self._patience_s = patience_s
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
+        self._transactions: AsyncConnectionPool[AsyncConnection[Any]] | None = None
         self._opening = asyncio.Lock()
         self._log = structlog.get_logger()
 
@@ -128,6 +163,35 @@ class StepStore:
         """
         await self.patiently(lambda conn: journal_step(conn, delivery_id, lease_epoch, step))
 
+    async def withdraw(self, delivery_id: DeliveryId, lease_epoch: int, step: Step) -> None:
+        """As `withdraw_intent`; raises as `journal` does."""
+        await self.patiently(lambda conn: withdraw_intent(conn, delivery_id, lease_epoch, step))
+
+    async def park(self, delivery_id: DeliveryId, lease_epoch: int, step: Step) -> bool:
+        """As `park_intent`; raises as `journal` does."""
+        return await self.patiently(lambda conn: park_intent(conn, delivery_id, lease_epoch, step))
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[AsyncConnection[Any]]:
+        """A transaction that the caller fills, over connections of its own: whoever holds one may journal meanwhile.
+
+        Raises:
+            JournalUnavailable: No connection could be had.
+        """
+        async with self._opening:
+            if self._transactions is None:
+                pool = open_pool(self._url, name="reflex transactions", size=self._size)
+                await pool.open()
+                self._transactions = pool
+        pool = self._transactions
+        lent = await self._lent(pool)
+        try:
+            async with lent.transaction():
+                await lent.execute(STANDSTILL)
+                yield lent
+        finally:
+            await pool.putconn(lent)
+
     async def now(self) -> datetime:
         """The time in the database.
 
@@ -138,8 +202,25 @@ class StepStore:
 
     async def aclose(self) -> None:
         """Close the connections. The store must not be used afterwards."""
-        if self._pool is not None:
-            await self._pool.close()
+        for pool in (self._pool, self._transactions):
+            if pool is not None:
+                await pool.close()
+
+    async def _lent(self, pool: AsyncConnectionPool[AsyncConnection[Any]]) -> AsyncConnection[Any]:
+        """A connection that works. After a restart of PostgreSQL the pool's old ones do not, and are thrown away."""
+        while True:
+            try:
+                lent = await pool.getconn(timeout=self._patience_s)
+            except PoolTimeout as error:
+                raise JournalUnavailable(
+                    f"no connection to {describe(self._url)} for a transaction within {self._patience_s:g} s"
+                ) from error
+            try:
+                await pool.check_connection(lent)
+            except psycopg.OperationalError:
+                await pool.putconn(lent)
+            else:
+                return lent
 
     async def patiently(self, action: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
         """Do something on one of the connections, again while the database is away: it must bear being done twice.

@@ -210,7 +210,7 @@ sa.Table(
         name="outcome",
     ),
 )
-sa.Table(
+step = sa.Table(
     "step",
     metadata,
     key("trigger_id", sa.Integer),
@@ -222,7 +222,10 @@ sa.Table(
     needed("result", JSON),
     needed("lease_epoch", sa.Integer),
     needed("created_at", AT, default=NOW),
-    sa.CheckConstraint("kind IN ('model_request', 'tool_call', 'wait')", name="kind"),
+    sa.CheckConstraint("kind IN ('model_request', 'tool_call', 'wait', 'intent', 'effect')", name="kind"),
+)
+sa.Index(
+    "ix_step_intent", step.c.event_id, step.c.trigger_id, step.c.position, postgresql_where=sa.text("kind = 'intent'")
 )
 waiting = sa.Table(
     "waiting",

@@ -14,10 +14,11 @@ from types import ModuleType
 from typing import Any, Final
 
 from reflex.agent.declarations import Declaration, constructed
+from reflex.agent.effects import EffectMisuse, check_agent
 from reflex.agent.failures import is_own, own_lines, without_secrets
 from reflex.agent.models import OFFLINE, model_problem
 from reflex.agent.schedules import Schedule
-from reflex.agent.triggers import Trigger
+from reflex.agent.triggers import Trigger, is_model_agent
 from reflex.core.errors import AppError
 from reflex.core.events import EventRegistry
 from reflex.core.registration import EventType, Manifest, TriggerDefinition
@@ -82,6 +83,7 @@ def load_app(path: str, *, default_model: str | None = None) -> App:
     if not triggers:
         raise AppError(f"{path} defines no trigger; construct one, as in Trigger(name=…, filter=…, agent=…)")
     check_names(path, declared)
+    check_effects(path, triggers)
     return App(path, triggers, tuple(declaration for declaration in declared if isinstance(declaration, Schedule)))
 
 
@@ -179,6 +181,16 @@ def check_names(path: str, declared: tuple[Declaration, ...]) -> None:
                 f"{path} has two {declaration.kind}s named {declaration.name!r}, at {other.where} and "
                 f"{declaration.where}; rename one"
             )
+
+
+def check_effects(path: str, triggers: tuple[Trigger, ...]) -> None:
+    """When all is imported: an agent may have got its tools after its trigger."""
+    for trigger in triggers:
+        if is_model_agent(trigger.agent):
+            try:
+                check_agent(trigger.name, trigger.agent, trigger.effects)
+            except EffectMisuse as error:
+                raise AppError(f"{path}, at {trigger.where}: {error}") from error
 
 
 def import_problem(path: str, error: Exception) -> str:

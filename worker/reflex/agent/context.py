@@ -1,7 +1,8 @@
 """What an agent knows of its run, and what it may do: publish events, run a pydantic-ai agent, write to the log."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from uuid import UUID
 
@@ -9,7 +10,9 @@ import structlog
 from pydantic import ValidationError
 
 from reflex.agent.approval_policy import ApprovalPolicy
-from reflex.agent.journal import Journal, note_published
+from reflex.agent.divergence import Course
+from reflex.agent.effects import Effect, EffectMisuse
+from reflex.agent.journal import Journal, current_call, note_published
 from reflex.agent.progress import RunProgress
 from reflex.agent.publishing import PublishError, RunLimits, caused_event
 from reflex.agent.suspension import sleep
@@ -18,6 +21,7 @@ from reflex.core.events import BaseEvent, Event, EventRegistry, NewEvent
 from reflex.core.ids import DeliveryId
 
 if TYPE_CHECKING:
+    from psycopg import AsyncConnection
     from pydantic_ai.agent import AbstractAgent
     from pydantic_ai.run import AgentRunResult
     from structlog.typing import FilteringBoundLogger
@@ -29,6 +33,7 @@ __all__ = ["AgentContext", "read_event"]
 
 OutputT = TypeVar("OutputT")
 NO_LIMITS_GIVEN: Final = RunLimits()
+NO_EFFECTS: Final[Mapping[str, Effect]] = MappingProxyType(dict[str, Effect]())
 
 
 class AgentContext:
@@ -48,6 +53,8 @@ class AgentContext:
             outside a worker.
         progress: What the run shows to those who watch it. None outside a worker.
         spending: What the run may spend. None outside a worker, and if its trigger has no budgets.
+        effects: What the trigger declares of tools, by their names.
+        course: The places of the runs of agents. None if the run may diverge from its journal.
     """
 
     def __init__(
@@ -63,6 +70,8 @@ class AgentContext:
         log: "FilteringBoundLogger | None" = None,
         journal: Journal | None = None,
         progress: RunProgress | None = None,
+        effects: Mapping[str, Effect] = NO_EFFECTS,
+        course: Course | None = None,
     ) -> None:
         if event.meta is None:
             raise ValueError(f"{event!r} has no record in the log; read one with read_event()")
@@ -77,6 +86,8 @@ class AgentContext:
         self.trace_context = trace_context
         self.journal = journal
         self.progress = progress
+        self.effects = effects
+        self.course = course
         self.models: Models | None = None
         self.approvals = ApprovalPolicy()
         self.spending: Spending | None = None
@@ -89,6 +100,26 @@ class AgentContext:
     @property
     def key(self) -> str | None:
         return self._record.key
+
+    @property
+    def idempotency_key(self) -> str:
+        """For other systems: inside a tool, the same for this call in every attempt, and another one for any other
+        call. Outside of tools, and outside a worker, that of the delivery."""
+        call = current_call()
+        return str(self.delivery_id) if call is None or call.key is None else call.key
+
+    @property
+    def connection(self) -> "AsyncConnection[Any]":
+        """Inside a transactional tool: a connection to the database of Reflex, in the transaction in which the call is
+        recorded. Not to be committed, nor to be kept.
+
+        Raises:
+            EffectMisuse: There is none here.
+        """
+        call = current_call()
+        if call is None or call.connection is None:
+            raise EffectMisuse("ctx.connection is there inside a tool declared transactional(), in a worker, only")
+        return call.connection
 
     @property
     def log(self) -> "FilteringBoundLogger":

@@ -22,7 +22,7 @@ MAX_FRAMES: Final = 6
 LONGEST_WAIT: Final = timedelta(days=1)
 # Errors of our own that another attempt would only pay for again: the event, the output, the code or a budget must
 # change.
-FINAL_CODES: Final = frozenset({"budget", "event_rejected", "output", "publish"})
+FINAL_CODES: Final = frozenset({"budget", "effect_misuse", "event_rejected", "output", "publish"})
 # Failures that follow from what the model said: replaying its answers would end the same way each time. A request that
 # the provider refuses is one, since it repeats those answers; the first request of a run has none before it.
 POISONED_CODES: Final = frozenset({"model_behavior", "model_refused", "output"})

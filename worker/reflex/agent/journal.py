@@ -4,7 +4,7 @@ Knows nothing of pydantic-ai: `journaling` puts it around an agent's model and t
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -15,16 +15,19 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
+from reflex.core.errors import ReflexError
 from reflex.core.events import NewEvent
 from reflex.core.ids import DeliveryId
 from reflex.core.journal import LeaseLost, Step, StepKind, StepStore
 
-__all__ = ["Journal", "Lookup", "StepKey", "ToolCall", "note_published", "tool_call"]
+__all__ = ["Journal", "Lookup", "StepKey", "ToolCall", "current_call", "note_published", "tool_call"]
 
 T = TypeVar("T")
 # Fingerprint in hexadecimal, occurrence.
 StepKey = tuple[str, int]
 MAX_STEP_BYTES: Final = 16 * 1024 * 1024
+# Of those that a run has left unused, these tell that it took another way.
+REPLAYED: Final = frozenset({StepKind.MODEL_REQUEST, StepKind.TOOL_CALL, StepKind.WAIT})
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("reflex.agent")
 
@@ -42,10 +45,12 @@ class Lookup:
 @dataclass(slots=True)
 class ToolCall:
     """A tool at work: what it publishes, and the steps of agents that it runs. Its replay must bring back the first,
-    and will not come to the second."""
+    and will not come to the second. `key` is its idempotency key, `connection` that of a transactional one."""
 
     published: list[NewEvent] = field(default_factory=list[NewEvent])
     steps: list[StepKey] = field(default_factory=list[StepKey])
+    key: str | None = None
+    connection: AsyncConnection[Any] | None = None
 
 
 # Those around the code that runs now, outermost first: a tool may run an agent, whose tools publish.
@@ -53,14 +58,20 @@ tool_calls: ContextVar[tuple[ToolCall, ...]] = ContextVar("reflex_tool_calls", d
 
 
 @contextmanager
-def tool_call() -> Generator[ToolCall]:
+def tool_call(key: str | None = None, connection: AsyncConnection[Any] | None = None) -> Generator[ToolCall]:
     """What happens inside belongs to a tool call. Tools that run at once each have an asyncio task of their own."""
-    call = ToolCall()
+    call = ToolCall(key=key, connection=connection)
     token = tool_calls.set((*tool_calls.get(), call))
     try:
         yield call
     finally:
         tool_calls.reset(token)
+
+
+def current_call() -> ToolCall | None:
+    """The innermost tool call around the code that runs now."""
+    calls = tool_calls.get()
+    return calls[-1] if calls else None
 
 
 def note_published(event: NewEvent) -> None:
@@ -75,21 +86,23 @@ class Journal:
     Attributes:
         used: Whether the run has looked at it at all.
         replayed: Counts of what was not paid for again, by the names that the run's usage shows.
+        taken: Which numbers equal tool calls of this attempt have got, by the address of the ledger.
     """
 
     def __init__(self, store: StepStore, delivery_id: DeliveryId, lease_epoch: int) -> None:
         self.used = False
         self.replayed: dict[str, int] = {}
-        self._store = store
-        self._delivery_id = delivery_id
-        self._lease_epoch = lease_epoch
+        self.store = store
+        self.delivery_id = delivery_id
+        self.lease_epoch = lease_epoch
         self._recorded: dict[StepKey, Step] | None = None
         self._loading: asyncio.Lock | None = None  # most runs take no step
         self._left: set[StepKey] = set()
         self._asked: dict[bytes, int] = {}
-        self._written = 0
+        self.taken: set[StepKey] = set()
+        self._position = -1
         self._paid_requests = 0
-        self._lost: LeaseLost | None = None
+        self._broken: ReflexError | None = None
 
     async def look_up(self, kind: StepKind, fingerprint: bytes) -> Lookup:
         """The step that is due now, with its result if it was completed before.
@@ -98,9 +111,7 @@ class Journal:
             LeaseLost: An earlier step could not be written. The run must pay for nothing more.
             JournalUnavailable: The database was away for too long.
         """
-        if self._lost is not None:
-            raise self._lost
-        recorded = await self._load()
+        recorded = await self.recorded()
         # No await from here on: of two equal steps at once each gets its own number.
         occurrence = self._asked.get(fingerprint, 0)
         self._asked[fingerprint] = occurrence + 1
@@ -126,20 +137,56 @@ class Journal:
             log.warning("a step is too large for the journal: a retry would pay for it again",
                               step=step.kind, bytes=len(result), limit=MAX_STEP_BYTES)  # fmt: skip
             return
-        position = len(self._recorded or ()) + self._written
-        self._written += 1
         try:
-            await self._store.journal(
-                self._delivery_id,
-                self._lease_epoch,
-                Step(step.kind, step.fingerprint, step.occurrence, position, result),
-            )
-        except LeaseLost as error:
-            self._lost = error
-            raise
+            await self.write(Step(step.kind, step.fingerprint, step.occurrence, self.next_position(), result))
         except psycopg.Error as error:
             log.warning("PostgreSQL refuses a step: a retry would pay for it again",
                               step=step.kind, error=str(error).splitlines()[0])  # fmt: skip
+
+    async def write(self, step: Step) -> None:
+        """Write a step, as it is.
+
+        Raises:
+            LeaseLost: Another worker has the delivery. The run must stop.
+            JournalUnavailable: The database was away for too long.
+            psycopg.Error: PostgreSQL refuses it.
+        """
+        with self.broken_by(LeaseLost):
+            await self.store.journal(self.delivery_id, self.lease_epoch, step)
+
+    def next_position(self) -> int:
+        """The number of the next step that is written. Some of before may be gone: no number is given twice."""
+        self._position += 1
+        return self._position
+
+    @contextmanager
+    def broken_by(self, *errors: type[ReflexError]) -> Generator[None]:
+        """Such an error is raised again where the next step is due: it must not be begun, whoever swallows this."""
+        try:
+            yield
+        except errors as error:
+            self._broken = error
+            raise
+
+    async def recorded(self) -> Mapping[StepKey, Step]:
+        """What earlier attempts have recorded.
+
+        Raises:
+            LeaseLost: As for `look_up`.
+            JournalUnavailable: The database was away for too long.
+        """
+        if self._broken is not None:
+            raise self._broken
+        return await self._load()
+
+    async def read_again(self) -> Mapping[StepKey, Step]:
+        """As `recorded`, with what somebody else has changed since."""
+        return keyed(await self.store.recorded(self.delivery_id))
+
+    def remember(self, step: Step) -> None:
+        """From now on the step counts as one of an earlier attempt."""
+        assert self._recorded is not None
+        self._recorded[(step.fingerprint.hex(), step.occurrence)] = step
 
     def count(self, **replayed: int) -> None:
         """So much more was not paid for again."""
@@ -148,19 +195,24 @@ class Journal:
 
     async def now(self) -> datetime:
         """The time in the database."""
-        return await self._store.now()
+        return await self.store.now()
 
     async def ask(self, question: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
-        """As `StepStore.ask`."""
-        return await self._store.patiently(question)
+        """As `StepStore.patiently`."""
+        return await self.store.patiently(question)
 
     def covers(self, keys: Sequence[StepKey]) -> None:
         """These steps belong to a tool call that was replayed as a whole."""
         self._left.difference_update(keys)
+        self.taken.update(keys)
+
+    def left(self) -> list[Step]:
+        """What earlier attempts have recorded and this one has not come to so far."""
+        return [step for key, step in (self._recorded or {}).items() if key in self._left]
 
     def report(self) -> None:
         """At the end of the run: say so if it took another way than the steps recorded before it, and paid for it."""
-        left = [step for key, step in (self._recorded or {}).items() if key in self._left]
+        left = self.left()
         if left and self._paid_requests:
             log.warning(
                 "the run diverged from its journal and asked the model anew: its code, prompt, tools or settings "
@@ -175,7 +227,12 @@ class Journal:
             async with self._loading:
                 if self._recorded is None:
                     # The first lease of a delivery has nothing before it: most runs never read.
-                    steps = await self._store.recorded(self._delivery_id) if self._lease_epoch > 1 else []
-                    self._recorded = {(step.fingerprint.hex(), step.occurrence): step for step in steps}
-                    self._left = set(self._recorded)
+                    steps = await self.store.recorded(self.delivery_id) if self.lease_epoch > 1 else []
+                    self._recorded = keyed(steps)
+                    self._left = {key for key, step in self._recorded.items() if step.kind in REPLAYED}
+                    self._position = max((step.position for step in steps), default=-1)
         return self._recorded
+
+
+def keyed(steps: Sequence[Step]) -> dict[StepKey, Step]:
+    return {(step.fingerprint.hex(), step.occurrence): step for step in steps}

@@ -3,29 +3,34 @@
 Imported by the first journaled run of an agent: it needs pydantic-ai.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
 from pydantic_ai.durable_exec import record_durable_unit, replay_scope
 from pydantic_ai.exceptions import ModelRetry, ToolFailed
-from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse, ToolReturn
-from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
+from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
 from reflex.agent.budgeting import budgeted_model, budgeted_toolset
+from reflex.agent.divergence import placed, unplaced
+from reflex.agent.effects import Effect, EffectKind, EffectMisuse, check_transactional, effect_in, undeclared
 from reflex.agent.fingerprints import fingerprint_of_call, fingerprint_of_request
 from reflex.agent.guarding import guarded_model
-from reflex.agent.journal import Journal, Lookup, StepKey, ToolCall, tool_call
-from reflex.agent.progress import RunProgress
+from reflex.agent.journal import Journal, Lookup, ToolCall, tool_call
+from reflex.agent.ledger import Call, address_of, key_for
+from reflex.agent.once import OnceCall
+from reflex.agent.tool_records import TOOL_RECORD, ToolRecord
+from reflex.agent.transactional import in_transaction
 from reflex.agent.watching import WatchedToolset, begin_request, show_response, watched_model
-from reflex.core.events import NewEvent
 from reflex.core.journal import StepKind
 
 if TYPE_CHECKING:
@@ -34,38 +39,13 @@ if TYPE_CHECKING:
 __all__ = ["Journaling", "replay_scope"]
 
 
-@dataclass(frozen=True)
-class ToolRecord:
-    """How a tool call ended. That the model is to try again is a way to end, and as final as the others: repeating
-    the call might do its work twice, and answer the model something else than the next request was recorded for."""
-
-    ended: Literal["value", "tool_return", "retry", "failed"]
-    value: ToolReturn[Any] | None = None
-    message: str = ""
-    published: Sequence[NewEvent] = ()
-    steps: Sequence[StepKey] = ()
-
-    def outcome(self) -> Any:
-        match self.ended:
-            case "retry":
-                raise ModelRetry(self.message)
-            case "failed":
-                raise ToolFailed(self.message)
-            case "tool_return":
-                return self.value
-            case "value":
-                return self.value.return_value if self.value is not None else None
-
-
-TOOL_RECORD: Final = TypeAdapter(ToolRecord)
-
-
 class Journaling(AbstractCapability[Any]):
     """Passed to each run of an agent, whatever the agent itself was made with."""
 
     def __init__(self, ctx: "AgentContext", journal: Journal) -> None:
         self.ctx = ctx
         self.journal = journal
+        self.place = ctx.course.next_place() if ctx.course is not None else None
 
     def get_ordering(self) -> CapabilityOrdering:
         # Next to what costs: the author's own wrappers and hooks run in a replay as they did the first time.
@@ -76,7 +56,7 @@ class Journaling(AbstractCapability[Any]):
         if self.ctx.models is not None and self.ctx.models.circuits is not None:
             model = guarded_model(model, self.ctx.models.circuits)
         asked = budgeted_model(model if progress is None else watched_model(model, progress), self.ctx.spending)
-        return JournaledModel(asked, self.journal, progress)
+        return JournaledModel(asked, self.ctx, self.journal, self.place)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
         journaled = JournaledToolset(budgeted_toolset(toolset, self.ctx.spending), self.ctx, self.journal)
@@ -85,13 +65,15 @@ class Journaling(AbstractCapability[Any]):
 
 
 class JournaledModel(WrapperModel):
-    """Gives the recorded response to a request that was answered before. Requests that are streamed to the author's
-    own code pass through; those that are streamed for watchers come here as plain ones."""
+    """Gives the recorded response to a request that was answered before, streamed to the author's own code or not: what
+    was recorded of the one is given to the other. Requests that are streamed for watchers come here as plain ones.
+    `place` is that of the run, if it is to be held to its journal."""
 
-    def __init__(self, wrapped: Model[Any], journal: Journal, progress: RunProgress | None) -> None:
+    def __init__(self, wrapped: Model[Any], ctx: "AgentContext", journal: Journal, place: str | None = None) -> None:
         super().__init__(wrapped)
+        self.ctx = ctx
         self.journal = journal
-        self.progress = progress
+        self.place = place
 
     async def request(
         self,
@@ -100,21 +82,57 @@ class JournaledModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         step = await self._step(messages, model_settings, model_request_parameters)
-        if step is not None and (response := replayed_response(step)) is not None:
+        if (replayed := self._replayed(step, model_request_parameters)) is not None:
+            return replayed
+        response = await self.wrapped.request(messages, model_settings, model_request_parameters)
+        await self._record(step, response)
+        return response
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        step = await self._step(messages, model_settings, model_request_parameters)
+        if (replayed := self._replayed(step, model_request_parameters)) is not None:
+            yield CompletedStreamedResponse(
+                replayed, model_request_parameters=model_request_parameters, replay_events=True
+            )
+            return
+        async with self.wrapped.request_stream(
+            messages, model_settings, model_request_parameters, run_context
+        ) as stream:
+            yield stream
+        # Whoever reads it may stop before its end: then it is not known what the model would have said.
+        await self._record(step, stream.get())
+
+    def _replayed(self, step: Lookup | None, parameters: ModelRequestParameters) -> ModelResponse | None:
+        if step is None:
+            return None
+        if step.recorded is None:
+            if self.place is not None and self.ctx.course is not None:
+                self.ctx.course.check(self.place, self.journal.left())
+            return None
+        response = replayed_response(step)
+        if response is not None:
             self.journal.count(
                 replayed_requests=1,
                 replayed_input_tokens=response.usage.input_tokens,
                 replayed_output_tokens=response.usage.output_tokens,
             )
-            if self.progress is not None:
-                show_response(begin_request(self.progress, model_request_parameters), response)
+            if self.ctx.progress is not None:
+                show_response(begin_request(self.ctx.progress, parameters), response)
             record_durable_unit(executed=False)
-            return response
-        response = await self.wrapped.request(messages, model_settings, model_request_parameters)
-        if step is not None and response.state == "complete":
-            await self.journal.record(step, ModelMessagesTypeAdapter.dump_json([response]).decode())
-        record_durable_unit(executed=True)
         return response
+
+    async def _record(self, step: Lookup | None, response: ModelResponse) -> None:
+        if step is not None and response.state == "complete":
+            text = ModelMessagesTypeAdapter.dump_json([response]).decode()
+            await self.journal.record(step, placed(text, self.place))
+        record_durable_unit(executed=True)
 
     async def _step(
         self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters
@@ -141,11 +159,25 @@ class JournaledToolset(WrapperToolset[Any]):
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
     ) -> Any:
+        effect = effect_of(self.ctx.effects, name, tool)
+        key: str | None = None
+
+        async def act() -> Any:
+            return await super(JournaledToolset, self).call_tool(name, tool_args, ctx, tool)
+
         try:
+            # In the order in which calls begin: the number of a call must not depend on what they wait for.
+            if effect.kind is not EffectKind.ONCE:
+                key = key_for(self.journal, address_of(name, tool_args))
             fingerprint = fingerprint_of_call(ctx.messages, name, tool_args, ctx.tool_call_id)
         except ValueError as error:
+            if effect.kind in (EffectKind.ONCE, EffectKind.TRANSACTIONAL):
+                raise EffectMisuse(f"a call of tool {name!r} cannot be journaled: {error}") from error
             unjournaled(f"a call of the tool {name!r}", error)
-            return await super().call_tool(name, tool_args, ctx, tool)
+            with tool_call(key):
+                return await act()
+        if effect.kind is EffectKind.ONCE:
+            return await OnceCall(self.ctx, self.journal, effect, Call(name, tool_args, fingerprint.hex())).run(act)
         step = await self.journal.look_up(StepKind.TOOL_CALL, fingerprint)
         if (record := replayed_call(step)) is not None:
             self.journal.count(replayed_tool_calls=1)
@@ -153,18 +185,23 @@ class JournaledToolset(WrapperToolset[Any]):
             self.ctx.publish_again(record.published)
             record_durable_unit(executed=False)
             return record.outcome()
-        with tool_call() as call:
+        if effect.kind is EffectKind.TRANSACTIONAL:
+            return await self._in_transaction(step, name, key or "", act)
+        with tool_call(key) as call:
             try:
-                result: object = await super().call_tool(name, tool_args, ctx, tool)
+                result: object = await act()
             except (ModelRetry, ToolFailed) as error:
-                ended = "retry" if isinstance(error, ModelRetry) else "failed"
-                await self._record(step, call, ToolRecord(ended, message=error.message))
+                await self._record(step, call, ToolRecord.of_error(error))
                 raise
-        if isinstance(result, ToolReturn):
-            await self._record(step, call, ToolRecord("tool_return", cast("ToolReturn[Any]", result)))
-        else:
-            await self._record(step, call, ToolRecord("value", ToolReturn(return_value=result)))
+        await self._record(step, call, ToolRecord.of_result(result))
         return cast("Any", result)
+
+    async def _in_transaction(self, step: Lookup, name: str, key: str, act: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            return await in_transaction(self.journal, step, name, key, act)
+        except (ModelRetry, ToolFailed) as error:
+            await self._record(step, ToolCall(), ToolRecord.of_error(error))
+            raise
 
     async def _record(self, step: Lookup, call: ToolCall, ended: ToolRecord) -> None:
         record = replace(ended, published=call.published, steps=call.steps)
@@ -177,11 +214,25 @@ class JournaledToolset(WrapperToolset[Any]):
         record_durable_unit(executed=True)
 
 
+def effect_of(declared: Mapping[str, Effect], name: str, tool: ToolsetTool[Any]) -> Effect:
+    """What is declared for a tool. What the trigger says wins over the tool's own word.
+
+    Raises:
+        EffectMisuse: What is declared is no effect, or none that this tool can have.
+    """
+    effect = declared.get(name) or effect_in(f"tool {name!r}", tool.tool_def.metadata) or undeclared
+    if effect.kind is EffectKind.TRANSACTIONAL:
+        while (source := getattr(tool, "source_tool", None)) is not None:
+            tool = source
+        check_transactional(name, asynchronous=getattr(tool, "is_async", True))
+    return effect
+
+
 def replayed_response(step: Lookup) -> ModelResponse | None:
     if step.recorded is None:
         return None
     try:
-        (response,) = ModelMessagesTypeAdapter.validate_json(step.recorded)
+        (response,) = ModelMessagesTypeAdapter.validate_json(unplaced(step.recorded)[1])
     except ValidationError as error:
         unreadable(step, error)
         return None

@@ -5,14 +5,16 @@ pydantic-ai takes two seconds to import, so nothing here imports it: whoever mad
 
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeGuard, cast
 
 from reflex.agent.approval_policy import APPROVAL_TIMEOUT, approval_policy
 from reflex.agent.budgets import Budget, checked_budgets
 from reflex.agent.declarations import Declaration, checked_name
+from reflex.agent.divergence import WhenDiverged
+from reflex.agent.effects import checked_effects
 from reflex.agent.filters import Filter, FilterError
 from reflex.agent.ordering import ordering_of
 from reflex.core.events import Event
@@ -50,6 +52,11 @@ class Trigger(Declaration):
         approval_timeout: How long a tool call that has to be approved waits for somebody; then it counts as denied.
         approval_edits: Whether who approves a call may change its arguments.
         budgets: What its agents may spend; a delivery that would spend more is parked.
+        effects: What calls of tools do that are not one's own, by the tool's name: `{"charge_card": once(probe=…)}`. It
+            wins over what a tool says of itself.
+        when_diverged: What becomes of a retry that would ask a model what the attempts before did not ask, since code
+            or prompt changed: it goes on and pays (`"continue"`), forgets what is recorded and begins anew
+            (`"restart"`), or is a dead letter before it pays (`"dead"`).
 
     Raises:
         TypeError: An argument is of the wrong kind; the sentence names the trigger.
@@ -58,18 +65,9 @@ class Trigger(Declaration):
     """
 
     __slots__ = (
-        "agent",
-        "approvals",
-        "budgets",
-        "deps",
-        "filter",
-        "key",
-        "ordered",
-        "prompt",
-        "retry",
-        "timeout",
-        "when_dead",
-    )
+        "agent", "approvals", "budgets", "deps", "effects", "filter", "key", "ordered", "prompt", "retry", "timeout",
+        "when_dead", "when_diverged",
+    )  # fmt: skip
     kind: ClassVar = "trigger"
 
     def __init__(
@@ -88,6 +86,8 @@ class Trigger(Declaration):
         approval_timeout: timedelta = APPROVAL_TIMEOUT,
         approval_edits: bool = False,
         budgets: Sequence[Budget] | None = None,
+        effects: Mapping[str, Any] | None = None,
+        when_diverged: Literal["continue", "restart", "dead"] = "continue",
     ) -> None:
         checked_name(self.kind, name)
         self.filter = checked_filter(name, filter)
@@ -96,6 +96,8 @@ class Trigger(Declaration):
         self.retry = checked_retry(name, retry)
         self.timeout = checked_timeout(name, timeout)
         self.deps = deps
+        self.effects = checked_effects(name, effects)
+        self.when_diverged = checked_when_diverged(name, when_diverged)
         ordering = ordering_of(name, ordered=ordered, key=key, when_dead=when_dead)
         self.ordered = ordered
         self.key = ordering.key_path
@@ -137,8 +139,18 @@ class Trigger(Declaration):
             "ordered": self.ordered,
             "key": self.key,
             "when_dead": self.when_dead if self.ordered else None,
-            **({"budgets": [str(budget) for budget in self.budgets]} if self.budgets else {}),
-        }
+        } | self.definition_of_steps()
+
+    def definition_of_steps(self) -> dict[str, Any]:
+        """What differs from the default."""
+        said: dict[str, Any] = {}
+        if self.budgets:
+            said["budgets"] = [str(budget) for budget in self.budgets]
+        if self.effects:
+            said["effects"] = {tool: effect.kind for tool, effect in self.effects.items()}
+        if self.when_diverged is not WhenDiverged.CONTINUE:
+            said["when_diverged"] = self.when_diverged
+        return said
 
     def __repr__(self) -> str:
         return f"Trigger({self.name!r}, {self.filter!r})"
@@ -201,6 +213,13 @@ def checked_timeout(name: str, timeout: object) -> timedelta | None:
     if timeout <= timedelta(0):
         raise ValueError(f"trigger {name!r}: timeout is {timeout}; it must be longer than nothing, or None")
     return timeout
+
+
+def checked_when_diverged(name: str, when_diverged: object) -> WhenDiverged:
+    if when_diverged not in tuple(WhenDiverged):
+        known = ", ".join(repr(str(each)) for each in WhenDiverged)
+        raise ValueError(f"trigger {name!r}: when_diverged is {when_diverged!r}; it must be one of {known}")
+    return WhenDiverged(cast("str", when_diverged))
 
 
 def checked_retry(name: str, retry: object) -> RetryPolicy:

@@ -12,6 +12,7 @@ import orjson
 import structlog
 
 from reflex.agent.context import AgentContext, read_event
+from reflex.agent.divergence import Course, Diverged, WhenDiverged, diverged_of
 from reflex.agent.execution import run_agent, usage_of
 from reflex.agent.failures import Failure, classify
 from reflex.agent.journal import Journal
@@ -124,6 +125,8 @@ class Attempts:
                 trace_context=trace_context,
                 journal=journal,
                 progress=progress,
+                effects=trigger.effects,
+                course=None if trigger.when_diverged is WhenDiverged.CONTINUE else Course(),
             )
             if trigger.budgets and self.steps is not None:
                 ctx.spending = Spending(self.steps, claimed, trigger.name, trigger.budgets)
@@ -133,6 +136,8 @@ class Attempts:
             self.log.warning("run stopped", reason=error.code, error=str(error))
             return settled(claimed, Outcome.RELEASED)
         except BaseException as error:
+            if (diverged := diverged_of(error)) is not None:
+                return self.diverged(claimed, trigger, diverged, started, trace_id)
             usage = as_json(usage_of(ctx)) if ctx is not None else None
             if (wait := wait_of(error)) is not None:
                 self.log.info("run waits", waits_for=wait.kind, reason=wait.reason, duration_ms=milliseconds(started))
@@ -170,6 +175,16 @@ class Attempts:
             # A run that looked at no step costs nothing more; an earlier one of this delivery may have written some.
             forget_steps=(journal is not None and journal.used) or claimed.lease_epoch > 1,
         )
+
+    def diverged(
+        self, claimed: Claimed, trigger: Trigger, error: Diverged, started: float, trace_id: str | None
+    ) -> Settlement:
+        if trigger.when_diverged is WhenDiverged.DEAD:
+            failure = Failure("dead", None, "diverged", str(error))
+            return self.failed(claimed, trigger, failure, started, trace_id=trace_id)
+        self.log.warning("the run begins anew", reason="diverged", error=str(error))
+        # Nothing was paid: the attempt is not used up.
+        return settled(claimed, Outcome.RELEASED, error=str(error), trace_id=trace_id, forget_steps=True)
 
     def failed(
         self, claimed: Claimed, trigger: Trigger, failure: Failure, started: float, **rest: str | None

@@ -1,0 +1,231 @@
+"""Calls of tools that must not be repeated.
+
+    intent written ──call──► result, "try again" or "failed" ──► recorded
+                      └────► an exception, a cancellation, a crash: not known
+    not known ──probe──► done: recorded │ not done: called (again) │ not known: the delivery waits for a person
+
+Needs pydantic-ai.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from pydantic import ValidationError
+from pydantic_ai.durable_exec import record_durable_unit
+from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, ToolFailed
+
+from reflex.agent import ledger
+from reflex.agent.effects import Done, Effect, NotDone, Unknown
+from reflex.agent.failures import headline, without_secrets
+from reflex.agent.journal import MAX_STEP_BYTES, Journal, ToolCall, tool_call
+from reflex.agent.ledger import Call, Entry
+from reflex.agent.suspension import suspend, wait_of
+from reflex.agent.tool_records import TOOL_RECORD, ToolRecord
+from reflex.core.effects import EffectId
+from reflex.core.journal import JournalUnavailable, LeaseLost
+from reflex.core.waiting import LONGEST_WAIT, Wait, WaitKind
+
+if TYPE_CHECKING:
+    from reflex.agent.context import AgentContext
+
+__all__ = ["OnceCall"]
+
+Act = Callable[[], Awaitable[Any]]
+# How long a run that is cancelled waits for a call that has begun: because a sibling failed, or time is up, a call that
+# would be done in a moment must not become one that somebody has to look into.
+FINISH_S: Final = 10.0
+# With a probe, the delivery looks again by itself: at first soon, then as long after as it has waited already.
+SOONEST_LOOK: Final = timedelta(minutes=1)
+LATEST_LOOK: Final = timedelta(days=1)
+UNKEPT: Final = "done; what was returned cannot be kept in the journal"
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("reflex.agent")
+
+
+class OnceCall:
+    """One call, from its entry in the ledger to its end."""
+
+    def __init__(self, ctx: "AgentContext", journal: Journal, effect: Effect, call: Call) -> None:
+        self.ctx = ctx
+        self.journal = journal
+        self.effect = effect
+        self.call = call
+
+    async def run(self, act: Act) -> Any:
+        """Give what the call returned, now or in an earlier attempt.
+
+        Raises:
+            Suspended: It is not known whether an earlier call did its work.
+            LeaseLost, JournalUnavailable: As for `Journal.look_up`. If it was made, its result is not known any more.
+        """
+        entry = await ledger.enter(self.journal, self.call)
+        while True:
+            if (record := ended(entry)) is not None:
+                return self.replayed(record)
+            if not entry.intent:
+                return await self.made(entry, act)
+            entry = await self.looked_into(entry, "its run ended before it was known whether the call did its work")
+
+    def replayed(self, record: ToolRecord) -> Any:
+        self.journal.count(replayed_tool_calls=1)
+        self.journal.covers(record.steps)
+        self.ctx.publish_again(record.published)
+        record_durable_unit(executed=False)
+        return record.outcome()
+
+    async def made(self, entry: Entry, act: Act) -> Any:
+        with tool_call(entry.key) as call:
+            try:
+                await ledger.begin(self.journal, entry)
+                result = await finished(act)
+            except (ModelRetry, ToolFailed) as error:
+                record = self.record(ToolRecord.of_error(error), call)
+                if not is_time_out(error):
+                    await ledger.note_end(self.journal, entry, record, done=False)
+                    raise
+                return await self.unclear(entry, error, call, record)
+            except (NotDone, CallDeferred, ApprovalRequired):
+                await ledger.withdraw(self.journal, entry)
+                raise
+            except Finished as error:
+                await self.done(entry, ToolRecord.of_result(error.result), call)
+                raise asyncio.CancelledError(*error.args) from None
+            except BaseException as error:
+                looks = isinstance(error, Exception) or wait_of(error) is not None
+                if looks and not isinstance(error, LeaseLost | JournalUnavailable):
+                    return await self.unclear(entry, error, call)
+                ledger.release(self.journal, entry)
+                raise
+        await self.done(entry, ToolRecord.of_result(result), call)
+        return result
+
+    async def unclear(self, entry: Entry, error: BaseException, call: ToolCall, record: str | None = None) -> Any:
+        """The tool ended with an exception: perhaps after its work."""
+        shown = without_secrets(headline(error))[:300]
+        found = await self.looked_into(entry, f"the tool ended with {shown}", call)
+        if (ended_as := ended(found)) is not None:
+            return ended_as.outcome()
+        if record is not None:
+            await ledger.note_end(self.journal, found, record, done=False)
+        else:
+            await ledger.withdraw(self.journal, found)
+        raise error
+
+    async def looked_into(self, entry: Entry, why: str, call: ToolCall | None = None) -> Entry:
+        """The entry with an end, or without an intent, or not at all: then the delivery waits."""
+        match await self.probed(entry):
+            case Done(result):
+                return replace(entry, record=await self.done(entry, ToolRecord.of_result(result), call))
+            case NotDone():
+                return replace(entry, intent=False)
+            case Unknown(reason):
+                why = f"{why}; {reason}" if reason else why
+        effect_id = EffectId(self.journal.delivery_id, entry.position)
+        reason = (
+            f"tool {entry.call.tool!r} may have done its work with idempotency key {entry.key}: {why}. Find out, and "
+            f"say so: `reflex effects resolve {effect_id.delivery_id} {effect_id.step} --done JSON`, with what it "
+            "would have returned, or `--not-done`, to have it called"
+        )
+        found = await ledger.park(self.journal, entry, why)
+        if found.intent and ended(found) is None:
+            log.warning("it is not known whether a tool has done its work", tool=entry.call.tool,
+                        idempotency_key=entry.key, effect=str(effect_id), reason=why)  # fmt: skip
+            suspend(Wait(WaitKind.EFFECT, reason, await self.at_most(found)))
+        return found
+
+    async def probed(self, entry: Entry) -> Done | NotDone | Unknown:
+        if self.effect.probe is None:
+            return Unknown()
+        try:
+            with tool_call(entry.key):
+                answer: Any = await self.effect.probe(self.ctx, dict(entry.call.arguments), entry.key)
+        except NotDone as error:
+            return error
+        except (LeaseLost, JournalUnavailable):
+            raise
+        except Exception as error:  # noqa: BLE001 (an author's)
+            return Unknown(f"the probe ended with {without_secrets(headline(error))[:300]}")
+        if isinstance(answer, Done | NotDone | Unknown):
+            return answer
+        return Unknown(f"the probe returned {answer!r:.100}, which is neither Done(…), NotDone() nor Unknown()")
+
+    async def at_most(self, entry: Entry) -> timedelta:
+        if self.effect.probe is None or entry.since is None:
+            return LONGEST_WAIT
+        return min(max(await self.journal.now() - datetime.fromisoformat(entry.since), SOONEST_LOOK), LATEST_LOOK)
+
+    async def done(self, entry: Entry, record: ToolRecord, call: ToolCall | None = None) -> str:
+        text = self.record(record, call)
+        try:
+            await ledger.note_end(self.journal, entry, text, done=True)
+        except BaseException:
+            ledger.release(self.journal, entry)
+            raise
+        return text
+
+    def record(self, record: ToolRecord, call: ToolCall | None) -> str:
+        """The record as JSON text. What cannot be kept is done all the same."""
+        if call is not None:
+            record = replace(record, published=call.published, steps=call.steps)
+            record_durable_unit(executed=True)
+        try:
+            text = TOOL_RECORD.dump_json(record).decode()
+        except ValueError:
+            text = None
+        if text is None or len(text) > MAX_STEP_BYTES:
+            log.warning("the result of a tool that must not be repeated cannot be kept: a retry would tell the model "
+                        "that it was done", tool=self.call.tool)  # fmt: skip
+            text = TOOL_RECORD.dump_json(replace(ToolRecord.of_result(UNKEPT), published=record.published)).decode()
+        return text
+
+
+class Finished(BaseException):
+    """The call came to its end although its run was cancelled meanwhile."""
+
+    def __init__(self, result: Any, *args: Any) -> None:
+        super().__init__(*args)
+        self.result = result
+
+
+def ended(entry: Entry) -> ToolRecord | None:
+    if entry.verdict is not None:
+        return ToolRecord.of_result(entry.verdict[0])
+    if entry.record is None:
+        return None
+    try:
+        return TOOL_RECORD.validate_json(entry.record)
+    except ValidationError as error:  # written by another version of pydantic-ai, or of ours: it was done all the same
+        log.warning("the result of a tool that must not be repeated cannot be read any more", error=str(error)[:300])
+        return ToolRecord.of_result(UNKEPT)
+
+
+async def finished(act: Act) -> Any:
+    """What the call returns.
+
+    Raises:
+        Finished: The run was cancelled, and the call has come to its end since.
+        Exception: The tool's.
+    """
+    task = asyncio.ensure_future(act())
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError as error:
+        if task.cancelled():
+            raise
+        try:
+            await asyncio.wait({task}, timeout=FINISH_S)
+        finally:
+            if not task.done():
+                task.cancel()
+        if not task.done() or task.cancelled() or task.exception() is not None:
+            raise
+        raise Finished(task.result(), *error.args) from None
+
+
+def is_time_out(error: Exception) -> bool:
+    """Whether this is how pydantic-ai says that a tool took too long: it may have been about to answer."""
+    return isinstance(error.__context__, TimeoutError) and error.__suppress_context__

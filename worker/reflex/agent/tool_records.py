@@ -1,0 +1,50 @@
+"""How a tool call ended, as the journal keeps it. Needs pydantic-ai."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+from pydantic import TypeAdapter
+from pydantic_ai.exceptions import ModelRetry, ToolFailed
+from pydantic_ai.messages import ToolReturn
+
+from reflex.agent.journal import StepKey
+from reflex.core.events import NewEvent
+
+__all__ = ["TOOL_RECORD", "ToolRecord"]
+
+
+@dataclass(frozen=True)
+class ToolRecord:
+    """How a tool call ended. That the model is to try again is a way to end, and as final as the others: repeating
+    the call might do its work twice, and answer the model something else than the next request was recorded for."""
+
+    ended: Literal["value", "tool_return", "retry", "failed"]
+    value: ToolReturn[Any] | None = None
+    message: str = ""
+    published: Sequence[NewEvent] = ()
+    steps: Sequence[StepKey] = ()
+
+    @classmethod
+    def of_result(cls, result: object) -> "ToolRecord":
+        if isinstance(result, ToolReturn):
+            return cls("tool_return", cast("ToolReturn[Any]", result))
+        return cls("value", ToolReturn(return_value=cast("Any", result)))
+
+    @classmethod
+    def of_error(cls, error: ModelRetry | ToolFailed) -> "ToolRecord":
+        return cls("retry" if isinstance(error, ModelRetry) else "failed", message=error.message)
+
+    def outcome(self) -> Any:
+        match self.ended:
+            case "retry":
+                raise ModelRetry(self.message)
+            case "failed":
+                raise ToolFailed(self.message)
+            case "tool_return":
+                return self.value
+            case "value":
+                return self.value.return_value if self.value is not None else None
+
+
+TOOL_RECORD: Final = TypeAdapter(ToolRecord)
