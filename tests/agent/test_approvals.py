@@ -342,11 +342,12 @@ async def test_a_decision_while_the_run_goes_back_to_waiting_is_not_missed(
         assert (await t.attempt(agent)).outcome is Outcome.SUCCEEDED
 
 
+@pytest.mark.parametrize("number", ["Infinity", "1" + "0" * 30])
 async def test_what_cannot_be_shown_is_denied_and_the_model_told(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
-    """A NUL is shown as U+FFFD in the event and kept as it is in the approval; a number that JSON does not have cannot
-    be asked about. Fails if either ends the run: PostgreSQL's jsonb takes neither."""
+    """A NUL is shown as U+FFFD in the event and kept as it is in the approval; a number that JSON does not have or
+    the log does not take cannot be asked about. Fails if either ends the run."""
     done: Counter[str] = Counter()
     agent: Agent[AgentContext, str] = Agent(deps_type=AgentContext)
 
@@ -360,7 +361,7 @@ async def test_what_cannot_be_shown_is_denied_and_the_model_told(
             "role": "assistant",
             "content": None,
             "tool_calls": [
-                {"id": "c1", "type": "function", "function": {"name": "note", "arguments": '{"amount": Infinity}'}}
+                {"id": "c1", "type": "function", "function": {"name": "note", "arguments": f'{{"amount": {number}}}'}}
             ],
         },
         "tool_calls",
