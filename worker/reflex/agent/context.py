@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from reflex.agent.journal import Journal, note_published
 from reflex.agent.progress import RunProgress
 from reflex.agent.publishing import PublishError, RunLimits, caused_event
+from reflex.agent.state import StateError
 from reflex.agent.suspension import sleep
 from reflex.core.errors import EventRejected
 from reflex.core.events import BaseEvent, Event, EventRegistry, NewEvent
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from pydantic_ai.run import AgentRunResult
     from structlog.typing import FilteringBoundLogger
 
+    from reflex.agent.memory import RunMemory
     from reflex.agent.models import Models
+    from reflex.agent.remembering import Remembered
 
 __all__ = ["AgentContext", "read_event"]
 
@@ -45,6 +48,7 @@ class AgentContext:
         journal: Where the steps of pydantic-ai agents are kept, so that a retry does not pay for them again. None
             outside a worker.
         progress: What the run shows to those who watch it. None outside a worker.
+        remembered: What `state` and `memory` show. None if the trigger declares neither, and outside a worker.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class AgentContext:
         self.journal = journal
         self.progress = progress
         self.models: Models | None = None
+        self.remembered: Remembered | None = None
         # One entry for each call of a pydantic-ai agent, those that failed too: what was paid for is recorded.
         self.usages: list[Any] = []
         self.finished = False
@@ -84,6 +89,28 @@ class AgentContext:
     @property
     def key(self) -> str | None:
         return self._record.key
+
+    @property
+    def state(self) -> Any:
+        """The state of the event's key, a model of the class that the trigger declares: change it, or assign another
+        one. It is stored when the run succeeds. Raises StateError if there is none to be had."""
+        return self._remembered.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self._remembered.state = state
+
+    @property
+    def memory(self) -> "RunMemory":
+        """The conversation of the event's key: `messages`, `usage`, `clear()`. Raises StateError if the trigger
+        declares no memory."""
+        return self._remembered.memory
+
+    @property
+    def _remembered(self) -> "Remembered":
+        if self.remembered is None:
+            raise StateError(f"trigger {self.trigger!r} declares neither a state nor a memory")
+        return self.remembered
 
     @property
     def log(self) -> "FilteringBoundLogger":
@@ -168,18 +195,24 @@ class AgentContext:
         await sleep(self.journal, duration)
 
     async def run_agent(
-        self, agent: "AbstractAgent[Any, OutputT]", prompt: str | None = None, **options: Any
+        self,
+        agent: "AbstractAgent[Any, OutputT]",
+        prompt: str | None = None,
+        *,
+        memory: bool = False,
+        **options: Any,
     ) -> "AgentRunResult[OutputT]":
         """Run a pydantic-ai agent inside this run: it gets this context as `deps` and, if it names no model, the
         default one; its usage is recorded with the run.
 
         Args:
             prompt: By default the event's type and payload as JSON.
+            memory: Whether it goes on with the conversation that the trigger remembers, and is remembered with it.
             options: Those of `Agent.run`.
         """
         from reflex.agent.execution import run_model_agent
 
-        return await run_model_agent(agent, self, prompt, **options)
+        return await run_model_agent(agent, self, prompt, memory=memory, **options)
 
 
 def read_event(record: Event) -> BaseEvent:

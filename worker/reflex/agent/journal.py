@@ -18,7 +18,7 @@ from reflex.core.events import NewEvent
 from reflex.core.ids import DeliveryId
 from reflex.core.journal import LeaseLost, Step, StepKind, StepStore
 
-__all__ = ["Journal", "Lookup", "StepKey", "ToolCall", "note_published", "tool_call"]
+__all__ = ["Journal", "Lookup", "StepKey", "ToolCall", "inside_tool", "note_published", "note_remembered", "tool_call"]
 
 # Fingerprint in hexadecimal, occurrence.
 StepKey = tuple[str, int]
@@ -39,11 +39,12 @@ class Lookup:
 
 @dataclass(slots=True)
 class ToolCall:
-    """A tool at work: what it publishes, and the steps of agents that it runs. Its replay must bring back the first,
-    and will not come to the second."""
+    """A tool at work: what it publishes, the steps of agents that it runs, and whether it has looked at what its
+    trigger remembers. Its replay must bring back the first, and will not come to the second."""
 
     published: list[NewEvent] = field(default_factory=list[NewEvent])
     steps: list[StepKey] = field(default_factory=list[StepKey])
+    remembered: bool = False
 
 
 # Those around the code that runs now, outermost first: a tool may run an agent, whose tools publish.
@@ -65,6 +66,17 @@ def note_published(event: NewEvent) -> None:
     """The run has published an event."""
     for call in tool_calls.get():
         call.published.append(event)
+
+
+def note_remembered() -> None:
+    """The run has looked at the state or the memory of its key."""
+    for call in tool_calls.get():
+        call.remembered = True
+
+
+def inside_tool() -> bool:
+    """Whether a tool is at work around the caller."""
+    return bool(tool_calls.get())
 
 
 class Journal:
@@ -157,8 +169,8 @@ class Journal:
         left = [step for key, step in (self._recorded or {}).items() if key in self._left]
         if left and self._paid_requests:
             log.warning(
-                "the run diverged from its journal and asked the model anew: its code, prompt, tools or settings "
-                "changed, or its prompt holds what differs each time, such as the time of day",
+                "the run diverged from its journal and asked the model anew: its code, prompt, tools, settings or "
+                "state changed, or its prompt holds what differs each time, such as the time of day",
                 position=min(step.position for step in left), recorded=len(self._recorded or ()), unused=len(left),
             )  # fmt: skip
 

@@ -22,6 +22,7 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from reflex.agent.fingerprints import fingerprint_of_call, fingerprint_of_request
 from reflex.agent.journal import Journal, Lookup, StepKey, ToolCall, tool_call
 from reflex.agent.progress import RunProgress
+from reflex.agent.remembering import Before, StateRecord
 from reflex.agent.watching import WatchedToolset, begin_request, show_response, watched_model
 from reflex.core.events import NewEvent
 from reflex.core.journal import StepKind
@@ -42,6 +43,7 @@ class ToolRecord:
     message: str = ""
     published: Sequence[NewEvent] = ()
     steps: Sequence[StepKey] = ()
+    state: StateRecord | None = None
 
     def outcome(self) -> Any:
         match self.ended:
@@ -142,27 +144,33 @@ class JournaledToolset(WrapperToolset[Any]):
             unjournaled(f"a call of the tool {name!r}", error)
             return await super().call_tool(name, tool_args, ctx, tool)
         step = await self.journal.look_up(StepKind.TOOL_CALL, fingerprint)
-        if (record := replayed_call(step)) is not None:
+        remembered = self.ctx.remembered
+        record = replayed_call(step)
+        if record is not None and (record.state is None or (remembered and remembered.repeat(record.state))):
             self.journal.count(replayed_tool_calls=1)
             self.journal.covers(record.steps)
             self.ctx.publish_again(record.published)
             record_durable_unit(executed=False)
             return record.outcome()
+        before = remembered.before_tool() if remembered is not None else None
         with tool_call() as call:
             try:
                 result: object = await super().call_tool(name, tool_args, ctx, tool)
             except (ModelRetry, ToolFailed) as error:
                 ended = "retry" if isinstance(error, ModelRetry) else "failed"
-                await self._record(step, call, ToolRecord(ended, message=error.message))
+                await self._record(step, call, before, ToolRecord(ended, message=error.message))
                 raise
         if isinstance(result, ToolReturn):
-            await self._record(step, call, ToolRecord("tool_return", cast("ToolReturn[Any]", result)))
+            await self._record(step, call, before, ToolRecord("tool_return", cast("ToolReturn[Any]", result)))
         else:
-            await self._record(step, call, ToolRecord("value", ToolReturn(return_value=result)))
+            await self._record(step, call, before, ToolRecord("value", ToolReturn(return_value=result)))
         return cast("Any", result)
 
-    async def _record(self, step: Lookup, call: ToolCall, ended: ToolRecord) -> None:
-        record = replace(ended, published=call.published, steps=call.steps)
+    async def _record(self, step: Lookup, call: ToolCall, before: Before | None, ended: ToolRecord) -> None:
+        remembered, state = self.ctx.remembered, None
+        if remembered is not None and before is not None:
+            state = remembered.after_tool(before, asked=call.remembered)
+        record = replace(ended, published=call.published, steps=call.steps, state=state)
         try:
             text = TOOL_RECORD.dump_json(record).decode()
         except ValueError as error:

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeGuard
 
 from reflex.agent.declarations import Declaration, checked_name
 from reflex.agent.filters import Filter, FilterError
+from reflex.agent.memory import Memory, memory_of
 from reflex.agent.ordering import ordering_of
+from reflex.agent.state import State, state_of
 from reflex.core.events import Event
 from reflex.core.retry import RetryPolicy
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from pydantic_ai.agent import AbstractAgent
 
     from reflex.agent.context import AgentContext
@@ -45,6 +48,9 @@ class Trigger(Declaration):
             payload such as `"payload.conversation_id"`. Events without a value there are not ordered.
         when_dead: What becomes of a key whose delivery has died: `"continue"` with the next one, or `"hold"` it until
             the dead letter is retried or purged.
+        state: What is kept of each key: a pydantic model whose fields all have defaults, or a `State` with a version of
+            it. The agent finds it as `ctx.state`.
+        memory: How much is kept of the conversation of each key, which a pydantic-ai agent goes on with.
 
     Raises:
         TypeError: An argument is of the wrong kind; the sentence names the trigger.
@@ -52,7 +58,8 @@ class Trigger(Declaration):
             or something is said about the order of a trigger that is not ordered.
     """
 
-    __slots__ = ("agent", "deps", "filter", "key", "ordered", "prompt", "retry", "timeout", "when_dead")
+    __slots__ = ("agent", "deps", "filter", "key", "memory", "ordered", "prompt", "remembers_by", "retry", "state",
+                 "timeout", "when_dead")  # fmt: skip
     kind: ClassVar = "trigger"
 
     def __init__(
@@ -68,6 +75,8 @@ class Trigger(Declaration):
         ordered: bool = False,
         key: str | None = None,
         when_dead: Literal["continue", "hold"] = "continue",
+        state: "type[BaseModel] | State[Any] | None" = None,
+        memory: Memory | None = None,
     ) -> None:
         checked_name(self.kind, name)
         self.filter = checked_filter(name, filter)
@@ -76,16 +85,24 @@ class Trigger(Declaration):
         self.retry = checked_retry(name, retry)
         self.timeout = checked_timeout(name, timeout)
         self.deps = deps
-        ordering = ordering_of(name, ordered=ordered, key=key, when_dead=when_dead)
+        self.state = state_of(name, state)
+        self.memory = memory_of(name, memory)
+        ordering = ordering_of(name, ordered=ordered, key=key, when_dead=when_dead, remembers=self.remembers)
         self.ordered = ordered
         self.key = ordering.key_path
         self.when_dead = ordering.when_dead
+        self.remembers_by = ordering.remembers_by
         super().__init__(name)
 
     @property
     def patterns(self) -> tuple[str, ...]:
         """The event types that can be of interest, sorted."""
         return tuple(sorted(self.filter.patterns))
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it keeps something of each key, which it finds by the path `remembers_by`."""
+        return self.state is not None or self.memory is not None
 
     def matches(self, event: Event) -> bool:
         """Whether the event is one for this trigger.
@@ -115,6 +132,23 @@ class Trigger(Declaration):
             "ordered": self.ordered,
             "key": self.key,
             "when_dead": self.when_dead if self.ordered else None,
+        } | self.remembered()  # fmt: skip
+
+    def remembered(self) -> dict[str, Any]:
+        """What is kept of each key, for people; nothing if nothing is."""
+        if not self.remembers:
+            return {}
+        state, memory = self.state, self.memory
+        return {
+            "remembers_by": self.remembers_by,
+            "state": {"model": state.name, "version": state.version} if state is not None else None,
+            "memory": None
+            if memory is None
+            else {
+                "max_messages": memory.max_messages,
+                "max_tokens": memory.max_tokens,
+                "summarises": memory.summarise is not None,
+            },
         }
 
     def __repr__(self) -> str:
