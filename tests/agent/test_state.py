@@ -348,7 +348,8 @@ def packer(called: Counter[str]) -> Agent[AgentContext, str]:
 async def test_what_a_replayed_tool_has_changed_is_changed_once(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rate limit after the tool. Fails without `repeat` in the replay (nothing is kept), and if the tool runs again."""
+    """A rate limit after the tool. Fails without `repeat` in the replay (nothing is kept), and if the tool runs
+    again."""
     called: Counter[str] = Counter()
     script = (tool_call("pack", {"sku": "S"}), refusal(429), text("packed"))
     async with keyed(database_url, monkeypatch, *script) as t:
@@ -431,6 +432,7 @@ def test_a_tool_that_does_not_look_at_the_state_has_no_part_in_it() -> None:
     remembered = Remembered("pack", NOTHING, state=State(OrderState))
     assert remembered.after_tool(remembered.before_tool(), asked=False) is None
     looked = remembered.after_tool(remembered.before_tool(), asked=True)
+    assert looked
     assert looked == StateRecord(0, 1, {})
     later = Remembered("pack", NOTHING._replace(version=3), state=State(OrderState))
     assert not later.repeat(looked)

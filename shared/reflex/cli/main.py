@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reflex.cli import dead_letters, keys
+from reflex.cli import dead_letters, keys, state
 from reflex.core.errors import CONFIGURATION_EXIT_CODE, ConfigurationError, ReflexError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(keys.app, name="keys")
+app.add_typer(state.app, name="state")
 
 DISTRIBUTIONS = {
     "reflex.gateway": "reflex-fleet-gateway",
