@@ -318,6 +318,7 @@ def test_a_window_of_tokens_counts_what_the_model_is_told() -> None:
     assert window([*long, *turn(1), *turn(2)], None, 900) == 2
     assert window([*long, *turn(1), *turn(2)], None, 2000) == 0
     assert window([*turn(1), *long], None, 900) == 2
+    assert window([*turn(1), *turn(2)], None, 120) == 0
 
 
 def test_what_was_said_is_told_in_words() -> None:

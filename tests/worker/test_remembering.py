@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
 from psycopg import AsyncConnection
 from pydantic import BaseModel
 from structlog.testing import capture_logs
 
+from reflex.agent.app import load_app
 from reflex.agent.context import AgentContext
 from reflex.agent.filters import any_event
 from reflex.agent.models import Models
@@ -16,9 +19,12 @@ from reflex.agent.publishing import RunLimits
 from reflex.agent.triggers import Trigger
 from reflex.core.journal import StepStore
 from reflex.core.log import append
-from reflex.core.registration import Registered
+from reflex.core.queue import exchange
+from reflex.core.registration import Registered, register
+from reflex.core.states import get_state
 from reflex.worker.attempt import Attempts
 from reflex.worker.claim_loop import ClaimLoop
+from tests.agent.test_examples import PYTHON, ROOT
 from tests.processes import eventually
 from tests.queue_fixtures import count, enlisted, is_quiet, new_event, ordered_shop, shop
 
@@ -111,3 +117,47 @@ async def test_runs_of_an_ordered_key_see_each_other_and_never_give_way(
     assert await the_count(db) == RUNS
     assert await count(db, "run WHERE outcome = 'released'") == 0
     assert await count(db, "run WHERE outcome = 'succeeded'") == 2 * RUNS
+
+
+async def test_the_guide_is_an_app_that_remembers(
+    database_url: str, db: AsyncConnection[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if the example of the guide does not load, or its triggers keep nothing."""
+    block, _ = PYTHON.findall((ROOT / "docs/guides/state.md").read_text())
+    (tmp_path / "examples_of_state.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    app = load_app("examples_of_state", default_model="offline")
+    registered = await register(db, app.manifest())
+    item = [new_event("item.added", '{"order_id": "7"}') for _ in range(11)]
+    said = [new_event("chat.said", '{"conversation_id": "c", "text": "hello"}') for _ in range(2)]
+    await append(db, [*item, *said])
+    worker_id, steps = await enlisted(db, registered), StepStore(database_url)
+    triggers = {registered.trigger_ids[trigger.name]: trigger for trigger in app.triggers}
+    attempts = Attempts(
+        triggers=triggers, models=Models("offline"), worker_id=worker_id, limits=RunLimits(), steps=steps
+    )
+    ordered = [id for id, trigger in triggers.items() if trigger.ordered]
+    try:
+        while leases := (
+            await exchange(
+                db,
+                worker_id=worker_id,
+                settlements=[],
+                trigger_ids=list(triggers),
+                limit=1,
+                ordered_ids=ordered,
+                rows=0,
+            )
+        ).claimed:
+            settlements = [await attempts(lease) for lease in leases]
+            await exchange(db, worker_id=worker_id, settlements=settlements, trigger_ids=[], limit=0)
+    finally:
+        await steps.aclose()
+    assert await count(db, "run WHERE outcome = 'succeeded'") == 13
+    watched = await get_state(db, registered.trigger_ids["watch-orders"], "7", trigger="", app="")
+    assert watched.state
+    assert watched.state.value == {"items": 11, "warned": True}
+    assert await count(db, "event WHERE type = 'order.large'") == 1
+    chat = await get_state(db, registered.trigger_ids["support"], "c", trigger="", app="")
+    assert chat.messages
+    assert [message["kind"] for message in chat.messages.value] == ["request", "response"] * 2
