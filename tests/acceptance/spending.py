@@ -61,7 +61,7 @@ async def journal_step(conn: Any, delivery_id: Any, lease_epoch: int, step: Step
 
 
 StepStore.journal = journal  # pyright: ignore[reportAttributeAccessIssue]
-transactional_calls.journal_step = journal_step  # pyright: ignore[reportAttributeAccessIssue]
+transactional_calls.journal_step = journal_step  # pyright: ignore[reportPrivateImportUsage]
 
 
 async def was_spent(ctx: AgentContext, arguments: dict[str, Any], key: str) -> Done | NotDone:

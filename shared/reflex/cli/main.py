@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reflex.cli import approvals, budgets, dead_letters, effects, keys
+from reflex.cli import approvals, budgets, dead_letters, effects, keys, state
 from reflex.core.errors import CONFIGURATION_EXIT_CODE, ConfigurationError, ReflexError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ app.add_typer(effects.app, name="effects")
 app.add_typer(keys.app, name="keys")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(budgets.app, name="budgets")
+app.add_typer(state.app, name="state")
 
 DISTRIBUTIONS = {
     "reflex.gateway": "reflex-fleet-gateway",

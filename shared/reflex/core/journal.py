@@ -23,6 +23,7 @@ from reflex.core.database import describe, is_connection_error, open_pool
 from reflex.core.errors import ReflexError
 from reflex.core.ids import DeliveryId
 from reflex.core.statements import only_row, statement
+from reflex.core.states import StoredState, load_state
 
 __all__ = ["JournalUnavailable", "LeaseLost", "Step", "StepKind", "StepStore", "forget_steps", "journal_step",
            "park_intent", "recorded_steps", "withdraw_intent"]  # fmt: skip
@@ -191,6 +192,14 @@ class StepStore:
                 yield lent
         finally:
             await pool.putconn(lent)
+
+    async def remembered(self, delivery_id: DeliveryId, key_path: str) -> StoredState:
+        """As `load_state`.
+
+        Raises:
+            JournalUnavailable: The database was away for longer than our patience.
+        """
+        return await self.patiently(lambda conn: load_state(conn, delivery_id, key_path))
 
     async def now(self) -> datetime:
         """The time in the database.

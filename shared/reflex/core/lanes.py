@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg
 from psycopg import AsyncConnection
 
-from reflex.core.consequences import carry_out, have_consequences
+from reflex.core.consequences import Settled, carry_out, give_way, have_consequences
 from reflex.core.events import NewEvent, candidate_routes
 from reflex.core.settlement import Claimed, Settlement, as_arrays
 from reflex.core.statements import only_row, statement
@@ -98,28 +98,26 @@ async def claim(conn: AsyncConnection[Any], parameters: dict[str, Any]) -> tuple
     return claimed, skipped
 
 
-async def settle_lanes(conn: AsyncConnection[Any], settlements: Sequence[Settlement], *, wake: bool) -> frozenset[Key]:
+async def settle_lanes(conn: AsyncConnection[Any], settlements: Sequence[Settlement], *, wake: bool) -> Settled:
     """Settle ordered deliveries, with what their runs published.
 
     Args:
         conn: Autocommit.
         wake: Tell other workers of lanes that are ready again.
 
-    Returns:
-        Trigger and event of the settlements that came too late to change anything.
-
     Raises:
         psycopg.OperationalError: Nothing is known; call again with the same settlements.
         psycopg.DataError: PostgreSQL refuses a value in one of the settlements. Nothing happened.
     """
     if not have_consequences(settlements):
-        return await settle(conn, settlements, wake=wake)
+        return Settled(await settle(conn, settlements, wake=wake))
     async with conn.transaction():
+        settlements, conflicts = await give_way(conn, settlements)
         if published := [event for settlement in settlements for event in settlement.published]:
             await lock_lanes(conn, settlements, published)
         stale = await settle(conn, settlements, wake=wake)
         await carry_out(conn, settlements, stale)
-    return stale
+    return Settled(stale, tuple(conflicts))
 
 
 async def settle(conn: AsyncConnection[Any], settlements: Sequence[Settlement], *, wake: bool) -> frozenset[Key]:

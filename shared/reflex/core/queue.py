@@ -1,14 +1,14 @@
 """The queue: settle what finished and claim what is pending, in one round trip; make due what was put off."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from psycopg import AsyncConnection
 
-from reflex.core.consequences import carry_out, have_consequences
+from reflex.core.consequences import Settled, carry_out, give_way, have_consequences
 from reflex.core.dead_letter_event import dead_letter_event
 from reflex.core.lanes import LaneId, claim_lanes, settle_lanes
 from reflex.core.settlement import Claimed, Outcome, Settlement, as_arrays
@@ -29,12 +29,14 @@ __all__ = [
 class Exchanged:
     """What an exchange brought: new leases, and the settlements that came too late to change anything.
 
+    `conflicts` are settlements whose state another run had changed first; their deliveries were given back.
     `overdue` is the oldest lane that was ready, but locked by somebody; to be handed to the next exchange.
     """
 
     claimed: list[Claimed]
     stale: frozenset[tuple[int, UUID]]
     overdue: LaneId | None = None
+    conflicts: tuple[Settlement, ...] = ()
 
 
 async def exchange(
@@ -52,7 +54,8 @@ async def exchange(
     """Settle and claim.
 
     Args:
-        conn: Autocommit. A transaction is opened only when a settlement appends events or forgets steps.
+        conn: Autocommit. A transaction is opened only when a settlement writes a state, appends events or forgets
+            steps.
         settlements: At most one for each delivery. Published events and dead letters' events are appended if, and
             only if, the settlement holds.
         trigger_ids: The triggers this worker knows; the first ones are served first.
@@ -76,7 +79,7 @@ async def exchange(
     laned = [settlement for settlement in settlements if settlement.lane_key is not None]
     others = [settlement for settlement in settlements if settlement.lane_key is None] if laned else settlements
     claimed: list[Claimed] = []
-    stale: frozenset[tuple[int, UUID]] = frozenset()
+    settled = Settled()
     skipped: LaneId | None = None
 
     async def from_lanes() -> None:
@@ -88,17 +91,19 @@ async def exchange(
             claimed.extend(leases)
 
     if laned:
-        stale = await settle_lanes(conn, laned, wake=limit <= 0 or not ordered_ids)
+        settled = await settle_lanes(conn, laned, wake=limit <= 0 or not ordered_ids)
     if lanes_first:
         await from_lanes()
     left = limit - slots_taken(claimed)
     if others or left > 0 or not laned:
         exchanged = await exchange_unordered(conn, worker_id, others, trigger_ids, left)
         claimed.extend(exchanged.claimed)
-        stale |= exchanged.stale
+        settled = Settled(settled.stale | exchanged.stale, settled.conflicts + exchanged.conflicts)
     if not lanes_first:
         await from_lanes()
-    return Exchanged(claimed, stale, skipped)
+    # After a lost answer a settlement comes a second time: then it is late, and was in nobody's way.
+    conflicts = tuple(conflict for conflict in settled.conflicts if conflict[:2] not in settled.stale)
+    return Exchanged(claimed, settled.stale, skipped, conflicts)
 
 
 def slots_taken(claimed: Sequence[Claimed]) -> int:
@@ -116,9 +121,10 @@ async def exchange_unordered(
     if not have_consequences(settlements):
         return await settle_and_claim(conn, worker_id, settlements, trigger_ids, limit)
     async with conn.transaction():
+        settlements, conflicts = await give_way(conn, settlements)
         exchanged = await settle_and_claim(conn, worker_id, settlements, trigger_ids, limit)
         await carry_out(conn, settlements, exchanged.stale)
-    return exchanged
+    return replace(exchanged, conflicts=tuple(conflicts))
 
 
 async def settle_and_claim(

@@ -277,6 +277,20 @@ sa.Table(
     needed("reserved_at", AT, default=NOW),
 )
 sa.Table(
+    "state",
+    metadata,
+    key("trigger_id", sa.Integer),
+    key("key", TYPE),
+    needed("version", sa.BigInteger),
+    optional("schema_version", sa.Integer),
+    optional("data", JSON),
+    optional("messages", JSON),
+    optional("usage", JSON),
+    needed("updated_at", AT, default=NOW),
+    sa.CheckConstraint("(schema_version IS NULL) = (data IS NULL)", name="schema_version"),
+    sa.CheckConstraint("(messages IS NULL) = (usage IS NULL)", name="usage"),
+)
+sa.Table(
     "dead_letter",
     metadata,
     key("trigger_id", sa.Integer),

@@ -9,6 +9,7 @@ from uuid import UUID
 from reflex.core.events import Event, NewEvent
 from reflex.core.ids import DeliveryId
 from reflex.core.retry import RetryPolicy
+from reflex.core.states import StateChange
 from reflex.core.waiting import Wait
 
 __all__ = ["NOT_BEGUN", "Claimed", "Outcome", "Settlement", "after_failure", "as_arrays"]
@@ -69,7 +70,8 @@ class Settlement(NamedTuple):
 
     `retry_in` is when a delivery that goes on is due again. `output` and `usage` are JSON text. `published` is appended
     in the same transaction; `forget_steps` deletes the delivery's journal in it. `lane_key` is that of the lease.
-    `wait` says for what a delivery waits.
+    `wait` says for what a delivery waits. `state` is written in it, too, if nobody else has changed that state
+    meanwhile; else the delivery is given back.
     """
 
     trigger_id: int
@@ -86,6 +88,7 @@ class Settlement(NamedTuple):
     forget_steps: bool = False
     lane_key: str | None = None
     wait: Wait | None = None
+    state: StateChange | None = None
 
 
 def after_failure(

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from reflex.agent.approval_policy import ApprovalPolicy
 from reflex.agent.divergence import Course
 from reflex.agent.effects import Effect, EffectMisuse
-from reflex.agent.journal import Journal, current_call, note_published
+from reflex.agent.journal import Journal, current_call, note_published, note_remembered
 from reflex.agent.progress import RunProgress
 from reflex.agent.publishing import PublishError, RunLimits, caused_event
+from reflex.agent.state import StateError
 from reflex.agent.suspension import sleep
 from reflex.core.errors import EventRejected
 from reflex.core.events import BaseEvent, Event, EventRegistry, NewEvent
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from pydantic_ai.run import AgentRunResult
     from structlog.typing import FilteringBoundLogger
 
+    from reflex.agent.memory import RunMemory
     from reflex.agent.models import Models
+    from reflex.agent.remembering import Remembered
     from reflex.agent.spending import Spending
 
 __all__ = ["AgentContext", "read_event"]
@@ -55,6 +58,7 @@ class AgentContext:
         spending: What the run may spend. None outside a worker, and if its trigger has no budgets.
         effects: What the trigger declares of tools, by their names.
         course: The places of the runs of agents. None if the run may diverge from its journal.
+        remembered: What `state` and `memory` show. None if the trigger declares neither, and outside a worker.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class AgentContext:
         self.models: Models | None = None
         self.approvals = ApprovalPolicy()
         self.spending: Spending | None = None
+        self.remembered: Remembered | None = None
         # One entry for each call of a pydantic-ai agent, those that failed too: what was paid for is recorded.
         self.usages: list[Any] = []
         self.finished = False
@@ -120,6 +125,33 @@ class AgentContext:
         if call is None or call.connection is None:
             raise EffectMisuse("ctx.connection is there inside a tool declared transactional(), in a worker, only")
         return call.connection
+
+    @property
+    def state(self) -> Any:
+        """The state of the event's key, a model of the class that the trigger declares: change it, or assign another
+        one. It is stored when the run succeeds. Raises StateError if there is none to be had."""
+        return self._remembered.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self._remembered.state = state
+
+    @property
+    def memory(self) -> "RunMemory":
+        """The conversation of the event's key: `messages`, `usage`, `clear()`. Raises StateError if the trigger
+        declares no memory."""
+        return self._remembered.memory
+
+    @property
+    def _remembered(self) -> "Remembered":
+        if self.remembered is None:
+            raise StateError(f"trigger {self.trigger!r} declares neither a state nor a memory")
+        if not note_remembered():
+            raise StateError(
+                "a tool declared once() or transactional() must not use ctx.state or ctx.memory: it is not carried out "
+                "again when they have changed; use them in another tool, or in the agent function"
+            )
+        return self.remembered
 
     @property
     def log(self) -> "FilteringBoundLogger":
@@ -204,18 +236,24 @@ class AgentContext:
         await sleep(self.journal, duration)
 
     async def run_agent(
-        self, agent: "AbstractAgent[Any, OutputT]", prompt: str | None = None, **options: Any
+        self,
+        agent: "AbstractAgent[Any, OutputT]",
+        prompt: str | None = None,
+        *,
+        memory: bool = False,
+        **options: Any,
     ) -> "AgentRunResult[OutputT]":
         """Run a pydantic-ai agent inside this run: it gets this context as `deps` and, if it names no model, the
         default one; its usage is recorded with the run.
 
         Args:
             prompt: By default the event's type and payload as JSON.
+            memory: Whether it goes on with the conversation that the trigger remembers, and is remembered with it.
             options: Those of `Agent.run`.
         """
         from reflex.agent.execution import run_model_agent
 
-        return await run_model_agent(agent, self, prompt, **options)
+        return await run_model_agent(agent, self, prompt, memory=memory, **options)
 
 
 def read_event(record: Event) -> BaseEvent:

@@ -91,7 +91,8 @@ async def run_agent(trigger: Trigger, ctx: AgentContext, models: Models | None =
 
 async def output_of(trigger: Trigger, ctx: AgentContext) -> Any:
     if is_model_agent(trigger.agent):
-        return await run_model_agent(trigger.agent, ctx, await prompt_of(trigger, ctx))
+        prompt = await prompt_of(trigger, ctx)
+        return await run_model_agent(trigger.agent, ctx, prompt, memory=trigger.memory is not None)
     return await trigger.agent(ctx)
 
 
@@ -118,9 +119,22 @@ async def guarded(trigger: Trigger, work: Awaitable[Any]) -> Any:
 
 
 async def run_model_agent(
-    agent: "AbstractAgent[Any, OutputT]", ctx: AgentContext, prompt: str | None, **options: Any
+    agent: "AbstractAgent[Any, OutputT]",
+    ctx: AgentContext,
+    prompt: str | None,
+    *,
+    memory: bool = False,
+    **options: Any,
 ) -> "AgentRunResult[OutputT]":
-    """Run a pydantic-ai agent with the context as its deps; count its usage whether or not it succeeds."""
+    """Run a pydantic-ai agent with the context as its deps; count its usage whether or not it succeeds.
+
+    Args:
+        memory: Go on with the conversation that the trigger remembers.
+    """
+    if memory:
+        from reflex.agent.message_history import remembering
+
+        return await remembering(agent, ctx, prompt, options)
     from pydantic_ai.usage import RunUsage
 
     options = {"deps": ctx, "usage": RunUsage(), **options}

@@ -20,7 +20,8 @@ from reflex.core.events import NewEvent
 from reflex.core.ids import DeliveryId
 from reflex.core.journal import LeaseLost, Step, StepKind, StepStore
 
-__all__ = ["Journal", "Lookup", "StepKey", "ToolCall", "current_call", "note_published", "tool_call"]
+__all__ = ["Journal", "Lookup", "StepKey", "ToolCall", "current_call", "inside_tool", "note_published",
+           "note_remembered", "tool_call"]  # fmt: skip
 
 T = TypeVar("T")
 # Fingerprint in hexadecimal, occurrence.
@@ -44,13 +45,16 @@ class Lookup:
 
 @dataclass(slots=True)
 class ToolCall:
-    """A tool at work: what it publishes, and the steps of agents that it runs. Its replay must bring back the first,
-    and will not come to the second. `key` is its idempotency key, `connection` that of a transactional one."""
+    """A tool at work: what it publishes, the steps of agents that it runs, and whether it has looked at what its
+    trigger remembers. Its replay must bring back the first, and will not come to the second. `key` is its idempotency
+    key, `connection` that of a transactional one. One that is not `repeatable` must not look at what is remembered."""
 
     published: list[NewEvent] = field(default_factory=list[NewEvent])
     steps: list[StepKey] = field(default_factory=list[StepKey])
     key: str | None = None
     connection: AsyncConnection[Any] | None = None
+    repeatable: bool = True
+    remembered: bool = False
 
 
 # Those around the code that runs now, outermost first: a tool may run an agent, whose tools publish.
@@ -58,9 +62,11 @@ tool_calls: ContextVar[tuple[ToolCall, ...]] = ContextVar("reflex_tool_calls", d
 
 
 @contextmanager
-def tool_call(key: str | None = None, connection: AsyncConnection[Any] | None = None) -> Generator[ToolCall]:
+def tool_call(
+    key: str | None = None, connection: AsyncConnection[Any] | None = None, *, repeatable: bool = True
+) -> Generator[ToolCall]:
     """What happens inside belongs to a tool call. Tools that run at once each have an asyncio task of their own."""
-    call = ToolCall(key=key, connection=connection)
+    call = ToolCall(key=key, connection=connection, repeatable=repeatable)
     token = tool_calls.set((*tool_calls.get(), call))
     try:
         yield call
@@ -78,6 +84,20 @@ def note_published(event: NewEvent) -> None:
     """The run has published an event."""
     for call in tool_calls.get():
         call.published.append(event)
+
+
+def note_remembered() -> bool:
+    """The run is about to look at the state or the memory of its key. False if it must not: around it is a tool that is
+    not carried out again when what is remembered has changed meanwhile."""
+    calls = tool_calls.get()
+    for call in calls:
+        call.remembered = True
+    return all(call.repeatable for call in calls)
+
+
+def inside_tool() -> bool:
+    """Whether a tool is at work around the caller."""
+    return bool(tool_calls.get())
 
 
 class Journal:
@@ -215,8 +235,8 @@ class Journal:
         left = self.left()
         if left and self._paid_requests:
             log.warning(
-                "the run diverged from its journal and asked the model anew: its code, prompt, tools or settings "
-                "changed, or its prompt holds what differs each time, such as the time of day",
+                "the run diverged from its journal and asked the model anew: its code, prompt, tools, settings or "
+                "state changed, or its prompt holds what differs each time, such as the time of day",
                 position=min(step.position for step in left), recorded=len(self._recorded or ()), unused=len(left),
             )  # fmt: skip
 

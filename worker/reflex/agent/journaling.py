@@ -28,6 +28,7 @@ from reflex.agent.guarding import guarded_model
 from reflex.agent.journal import Journal, Lookup, ToolCall, tool_call
 from reflex.agent.ledger import Call, address_of, key_for
 from reflex.agent.once import OnceCall
+from reflex.agent.remembering import Before
 from reflex.agent.tool_records import TOOL_RECORD, ToolRecord
 from reflex.agent.transactional import in_transaction
 from reflex.agent.watching import WatchedToolset, begin_request, show_response, watched_model
@@ -179,7 +180,9 @@ class JournaledToolset(WrapperToolset[Any]):
         if effect.kind is EffectKind.ONCE:
             return await OnceCall(self.ctx, self.journal, effect, Call(name, tool_args, fingerprint.hex())).run(act)
         step = await self.journal.look_up(StepKind.TOOL_CALL, fingerprint)
-        if (record := replayed_call(step)) is not None:
+        remembered = self.ctx.remembered
+        record = replayed_call(step)
+        if record is not None and (record.state is None or (remembered and remembered.repeat(record.state))):
             self.journal.count(replayed_tool_calls=1)
             self.journal.covers(record.steps)
             self.ctx.publish_again(record.published)
@@ -187,13 +190,14 @@ class JournaledToolset(WrapperToolset[Any]):
             return record.outcome()
         if effect.kind is EffectKind.TRANSACTIONAL:
             return await self._in_transaction(step, name, key or "", act)
+        before = remembered.before_tool() if remembered is not None else None
         with tool_call(key) as call:
             try:
                 result: object = await act()
             except (ModelRetry, ToolFailed) as error:
-                await self._record(step, call, ToolRecord.of_error(error))
+                await self._record(step, call, ToolRecord.of_error(error), before)
                 raise
-        await self._record(step, call, ToolRecord.of_result(result))
+        await self._record(step, call, ToolRecord.of_result(result), before)
         return cast("Any", result)
 
     async def _in_transaction(self, step: Lookup, name: str, key: str, act: Callable[[], Awaitable[Any]]) -> Any:
@@ -203,8 +207,11 @@ class JournaledToolset(WrapperToolset[Any]):
             await self._record(step, ToolCall(), ToolRecord.of_error(error))
             raise
 
-    async def _record(self, step: Lookup, call: ToolCall, ended: ToolRecord) -> None:
-        record = replace(ended, published=call.published, steps=call.steps)
+    async def _record(self, step: Lookup, call: ToolCall, ended: ToolRecord, before: Before | None = None) -> None:
+        remembered, state = self.ctx.remembered, None
+        if remembered is not None and before is not None:
+            state = remembered.after_tool(before, asked=call.remembered)
+        record = replace(ended, published=call.published, steps=call.steps, state=state)
         try:
             text = TOOL_RECORD.dump_json(record).decode()
         except ValueError as error:

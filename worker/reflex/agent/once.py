@@ -78,7 +78,7 @@ class OnceCall:
         return record.outcome()
 
     async def made(self, entry: Entry, act: Act) -> Any:
-        with tool_call(entry.key) as call:
+        with tool_call(entry.key, repeatable=False) as call:
             try:
                 await ledger.begin(self.journal, entry)
                 result = await finished(act)

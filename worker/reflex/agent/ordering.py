@@ -11,14 +11,18 @@ ENVELOPE: Final = (OWN_KEY, "source")
 
 
 class Ordering(NamedTuple):
-    """Where events have the key of their order; None: there is no order."""
+    """Where events have the key of their order, None if there is no order; and that of what is remembered."""
 
     key_path: str | None
     when_dead: WhenDead
+    remembers_by: str
 
 
-def ordering_of(name: str, *, ordered: Any, key: Any, when_dead: Any) -> Ordering:
+def ordering_of(name: str, *, ordered: Any, key: Any, when_dead: Any, remembers: bool = False) -> Ordering:
     """The ordering of the trigger `name`.
+
+    Args:
+        remembers: Whether it keeps a state or a memory of each key. Then it may name a key without having an order.
 
     Raises:
         TypeError: An argument is of the wrong kind; the sentence names the trigger.
@@ -31,11 +35,11 @@ def ordering_of(name: str, *, ordered: Any, key: Any, when_dead: Any) -> Orderin
     if when_dead not in tuple(WhenDead):
         raise ValueError(f"trigger {name!r}: when_dead is {when_dead!r}; it is 'continue' or 'hold'")
     if not ordered:
-        given = "key" if key is not None else "when_dead" if when_dead != WhenDead.CONTINUE else None
+        given = "key" if key is not None and not remembers else "when_dead" if when_dead != WhenDead.CONTINUE else None
         if given:
             raise ValueError(f"trigger {name!r}: {given} says how deliveries are ordered; pass ordered=True with it")
-        return Ordering(None, WhenDead.CONTINUE)
-    return Ordering(checked_path(name, OWN_KEY if key is None else key), WhenDead(when_dead))
+    path = checked_path(name, OWN_KEY if key is None else key)
+    return Ordering(path if ordered else None, WhenDead(when_dead), path)
 
 
 def checked_path(name: str, path: str) -> str:

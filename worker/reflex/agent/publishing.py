@@ -33,6 +33,8 @@ class RunLimits:
     max_payload_bytes: int = 1024 * 1024
     max_nesting: int = 64
     max_output_bytes: int = 256 * 1024
+    max_state_bytes: int = 256 * 1024
+    max_memory_bytes: int = 1024 * 1024
 
 
 def caused_event(

@@ -9,6 +9,7 @@ from pydantic_ai.exceptions import ModelRetry, ToolFailed
 from pydantic_ai.messages import ToolReturn
 
 from reflex.agent.journal import StepKey
+from reflex.agent.remembering import StateRecord
 from reflex.core.events import NewEvent
 
 __all__ = ["TOOL_RECORD", "ToolRecord"]
@@ -24,6 +25,7 @@ class ToolRecord:
     message: str = ""
     published: Sequence[NewEvent] = ()
     steps: Sequence[StepKey] = ()
+    state: StateRecord | None = None
 
     @classmethod
     def of_result(cls, result: object) -> "ToolRecord":

@@ -34,7 +34,7 @@ async def in_transaction(journal: Journal, step: Lookup, name: str, key: str, ac
     with journal.broken_by(LeaseLost, JournalUnavailable):
         try:
             async with journal.store.transaction() as conn:
-                with tool_call(key, conn) as call:
+                with tool_call(key, conn, repeatable=False) as call:
                     result = await act()
                 if conn.info.transaction_status is not TransactionStatus.INTRANS:
                     raise EffectMisuse(f"tool {name!r} is transactional and returned although a statement of its "

@@ -16,11 +16,14 @@ from reflex.agent.declarations import Declaration, checked_name
 from reflex.agent.divergence import WhenDiverged
 from reflex.agent.effects import checked_effects
 from reflex.agent.filters import Filter, FilterError
+from reflex.agent.memory import Memory, memory_of
 from reflex.agent.ordering import ordering_of
+from reflex.agent.state import State, state_of
 from reflex.core.events import Event
 from reflex.core.retry import RetryPolicy
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from pydantic_ai.agent import AbstractAgent
 
     from reflex.agent.context import AgentContext
@@ -57,6 +60,9 @@ class Trigger(Declaration):
         when_diverged: What becomes of a retry that would ask a model what the attempts before did not ask, since code
             or prompt changed: it goes on and pays (`"continue"`), forgets what is recorded and begins anew
             (`"restart"`), or is a dead letter before it pays (`"dead"`).
+        state: What is kept of each key: a pydantic model whose fields all have defaults, or a `State` with a version of
+            it. The agent finds it as `ctx.state`.
+        memory: How much is kept of the conversation of each key, which a pydantic-ai agent goes on with.
 
     Raises:
         TypeError: An argument is of the wrong kind; the sentence names the trigger.
@@ -65,8 +71,8 @@ class Trigger(Declaration):
     """
 
     __slots__ = (
-        "agent", "approvals", "budgets", "deps", "effects", "filter", "key", "ordered", "prompt", "retry", "timeout",
-        "when_dead", "when_diverged",
+        "agent", "approvals", "budgets", "deps", "effects", "filter", "key", "memory", "ordered", "prompt",
+        "remembers_by", "retry", "state", "timeout", "when_dead", "when_diverged",
     )  # fmt: skip
     kind: ClassVar = "trigger"
 
@@ -88,6 +94,8 @@ class Trigger(Declaration):
         budgets: Sequence[Budget] | None = None,
         effects: Mapping[str, Any] | None = None,
         when_diverged: Literal["continue", "restart", "dead"] = "continue",
+        state: "type[BaseModel] | State[Any] | None" = None,
+        memory: Memory | None = None,
     ) -> None:
         checked_name(self.kind, name)
         self.filter = checked_filter(name, filter)
@@ -98,18 +106,26 @@ class Trigger(Declaration):
         self.deps = deps
         self.effects = checked_effects(name, effects)
         self.when_diverged = checked_when_diverged(name, when_diverged)
-        ordering = ordering_of(name, ordered=ordered, key=key, when_dead=when_dead)
+        self.approvals = approval_policy(name, approval_timeout, approval_edits)
+        self.budgets = checked_budgets(name, budgets)
+        self.state = state_of(name, state)
+        self.memory = memory_of(name, memory)
+        ordering = ordering_of(name, ordered=ordered, key=key, when_dead=when_dead, remembers=self.remembers)
         self.ordered = ordered
         self.key = ordering.key_path
         self.when_dead = ordering.when_dead
-        self.approvals = approval_policy(name, approval_timeout, approval_edits)
-        self.budgets = checked_budgets(name, budgets)
+        self.remembers_by = ordering.remembers_by
         super().__init__(name)
 
     @property
     def patterns(self) -> tuple[str, ...]:
         """The event types that can be of interest, sorted."""
         return tuple(sorted(self.filter.patterns))
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it keeps something of each key, which it finds by the path `remembers_by`."""
+        return self.state is not None or self.memory is not None
 
     def matches(self, event: Event) -> bool:
         """Whether the event is one for this trigger.
@@ -124,22 +140,26 @@ class Trigger(Declaration):
 
     def definition(self) -> dict[str, Any]:
         """What people see in the console and on the command line. JSON."""
-        return {
-            "agent": {
-                "kind": "pydantic-ai" if is_model_agent(self.agent) else "function",
-                "name": agent_name(self.agent),
-            },
-            "filter": repr(self.filter),
-            "retry": {
-                "max_attempts": self.retry.max_attempts,
-                "base_s": self.retry.base.total_seconds(),
-                "cap_s": self.retry.cap.total_seconds(),
-            },
-            "timeout_s": self.timeout.total_seconds() if self.timeout else None,
-            "ordered": self.ordered,
-            "key": self.key,
-            "when_dead": self.when_dead if self.ordered else None,
-        } | self.definition_of_steps()
+        return (
+            {
+                "agent": {
+                    "kind": "pydantic-ai" if is_model_agent(self.agent) else "function",
+                    "name": agent_name(self.agent),
+                },
+                "filter": repr(self.filter),
+                "retry": {
+                    "max_attempts": self.retry.max_attempts,
+                    "base_s": self.retry.base.total_seconds(),
+                    "cap_s": self.retry.cap.total_seconds(),
+                },
+                "timeout_s": self.timeout.total_seconds() if self.timeout else None,
+                "ordered": self.ordered,
+                "key": self.key,
+                "when_dead": self.when_dead if self.ordered else None,
+            }
+            | self.definition_of_steps()
+            | self.remembered()
+        )
 
     def definition_of_steps(self) -> dict[str, Any]:
         """What differs from the default."""
@@ -151,6 +171,23 @@ class Trigger(Declaration):
         if self.when_diverged is not WhenDiverged.CONTINUE:
             said["when_diverged"] = self.when_diverged
         return said
+
+    def remembered(self) -> dict[str, Any]:
+        """What is kept of each key, for people; nothing if nothing is."""
+        if not self.remembers:
+            return {}
+        state, memory = self.state, self.memory
+        return {
+            "remembers_by": self.remembers_by,
+            "state": {"model": state.name, "version": state.version} if state is not None else None,
+            "memory": None
+            if memory is None
+            else {
+                "max_messages": memory.max_messages,
+                "max_tokens": memory.max_tokens,
+                "summarises": memory.summarise is not None,
+            },
+        }
 
     def __repr__(self) -> str:
         return f"Trigger({self.name!r}, {self.filter!r})"

@@ -19,6 +19,7 @@ from reflex.agent.journal import Journal
 from reflex.agent.models import Models
 from reflex.agent.progress import Audience, RunProgress
 from reflex.agent.publishing import RunLimits
+from reflex.agent.remembering import recall
 from reflex.agent.spending import Spending
 from reflex.agent.suspension import wait_of
 from reflex.agent.triggers import Trigger
@@ -130,7 +131,10 @@ class Attempts:
             )
             if trigger.budgets and self.steps is not None:
                 ctx.spending = Spending(self.steps, claimed, trigger.name, trigger.budgets)
+            if trigger.remembers and self.steps is not None:
+                ctx.remembered = await recall(trigger, delivery_id, self.steps)
             execution = await run_agent(trigger, ctx, self.models)
+            state = ctx.remembered.change(self.limits) if ctx.remembered is not None else None
         except LeaseLost as error:
             # No outcome of ours counts any more, not even that there is none.
             self.log.warning("run stopped", reason=error.code, error=str(error))
@@ -174,6 +178,7 @@ class Attempts:
             published=tuple(answering(claimed, [*ctx.published, reply] if reply else ctx.published)),
             # A run that looked at no step costs nothing more; an earlier one of this delivery may have written some.
             forget_steps=(journal is not None and journal.used) or claimed.lease_epoch > 1,
+            state=state,
         )
 
     def diverged(

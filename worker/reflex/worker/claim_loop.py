@@ -141,7 +141,17 @@ class ClaimLoop:
         self.overdue = exchanged.overdue
         if exchanged.stale:
             await self.discard(self.conn, settlements, exchanged.stale)
+        for conflict in exchanged.conflicts:
+            self.gave_way(conflict)
         self.take(exchanged.claimed)
+
+    def gave_way(self, conflict: Settlement) -> None:
+        assert conflict.state is not None
+        self.log.info(
+            "another run changed the state of the key first: the delivery runs again",
+            trigger=conflict.state.trigger, key=conflict.state.key,
+            delivery_id=str(DeliveryId(conflict.trigger_id, conflict.event_id)),
+        )  # fmt: skip
 
     async def discard(
         self, conn: AsyncConnection[Any], settlements: Sequence[Settlement], stale: frozenset[Key]
@@ -171,6 +181,7 @@ class ClaimLoop:
         self.strays_checked_at = 0.0
         held = {lease[:2] for lease in await own_leases(conn, worker_id=self.worker_id)}
         stale: set[Key] = set()
+        conflicts: list[Settlement] = []
         for settlement in settlements:
             if settlement[:2] not in held:
                 continue
@@ -181,7 +192,8 @@ class ClaimLoop:
                     raise
                 done = await self.exchange_with(conn, [self.refused(settlement, error)], 0)
             stale |= done.stale
-        return Exchanged([], frozenset(stale))
+            conflicts.extend(done.conflicts)
+        return Exchanged([], frozenset(stale), conflicts=tuple(conflicts))
 
     async def exchange_with(self, conn: AsyncConnection[Any], settlements: list[Settlement], limit: int) -> Exchanged:
         return await exchange(
@@ -202,6 +214,7 @@ class ClaimLoop:
         return settlement._replace(
             outcome=Outcome.DEAD, error=f"PostgreSQL refuses what the run produced: {reason}", output=None, usage=None,
             retry_in=None, reason="refused_by_database", published=(),
+            state=None,
         )  # fmt: skip
 
     async def adopt_strays(self, conn: AsyncConnection[Any]) -> None:

@@ -143,6 +143,8 @@ async def live(
                 max_payload_bytes=settings.max_payload_bytes,
                 max_nesting=settings.max_nesting,
                 max_output_bytes=settings.max_output_bytes,
+                max_state_bytes=settings.max_state_bytes,
+                max_memory_bytes=settings.max_memory_bytes,
             ),
             steps=steps,
             audience=progress,

@@ -27,7 +27,8 @@ SHORT_RUN_S: Final = 0.02
 # How many deliveries are claimed ahead of the slots at most, and of lanes with one claim: a lane gives no more until
 # these are settled.
 AHEAD: Final = 800
-# After any other outcome, or a run that was not short, the next delivery of the lane begins when this one is settled.
+# After any other outcome, a run that was not short, or a changed state, which it has to see, the next delivery of the
+# lane begins when this one is settled.
 GOES_ON: Final = frozenset({Outcome.SUCCEEDED, Outcome.SKIPPED})
 
 
@@ -131,7 +132,7 @@ class Slots:
                 return  # it was given back while it did not stop
             batch.left.popleft()
             self.finished.append(settlement)
-            if settlement.outcome not in GOES_ON or elapsed_s >= SHORT_RUN_S:
+            if settlement.outcome not in GOES_ON or elapsed_s >= SHORT_RUN_S or settlement.state is not None:
                 self.finished.extend(batch.given_back())
             self.on_finished()
         del self.running[batch]
