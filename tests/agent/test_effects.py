@@ -430,18 +430,24 @@ async def test_a_nested_equal_call_is_another_one(bank: Bank) -> None:
 async def test_an_agent_that_is_run_again_in_the_same_attempt_finds_the_call_that_was_cut_off(
     bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The author's own time limit cuts the call off, and the author tries once more. Fails if a call that was cancelled
-    is not released in the ledger: it would be made a second time."""
+    """The author's own code cancels the agent in the middle of the call, and tries once more. Fails if a call that was
+    cancelled is not released in the ledger: it would be made a second time."""
     agent, t = bank.agent(), bank.till
     asks(t, CHARGE, CHARGE, PAID)
-    bank.then = [asyncio.sleep(60)]
+    begun = asyncio.Event()
+
+    async def hangs() -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    bank.then = [hangs()]
 
     async def impatient(ctx: AgentContext) -> str:
-        try:
-            async with asyncio.timeout(0.5):
-                return (await ctx.run_agent(agent)).output
-        except TimeoutError:
-            return (await ctx.run_agent(agent, "again")).output
+        first = asyncio.create_task(ctx.run_agent(agent))
+        await begun.wait()
+        first.cancel()
+        await asyncio.wait({first})
+        return (await ctx.run_agent(agent, "again")).output
 
     monkeypatch.setattr(once_calls, "FINISH_S", 0.1)
     assert (await t.attempt(impatient)).outcome is Outcome.WAITING
