@@ -44,7 +44,7 @@ def crash_once(step: Step) -> None:
 
 
 journal_alone: Callable[..., Awaitable[None]] = StepStore.journal
-journal_with_writes: Callable[..., Awaitable[None]] = vars(transactional_calls)["journal_step"]
+journal_with_writes: Callable[..., Awaitable[None]] = transactional_calls.__dict__["journal_step"]
 
 
 async def journal(self: StepStore, delivery_id: Any, lease_epoch: int, step: Step) -> None:
@@ -61,7 +61,7 @@ async def journal_step(conn: Any, delivery_id: Any, lease_epoch: int, step: Step
 
 
 StepStore.journal = journal  # pyright: ignore[reportAttributeAccessIssue]
-transactional_calls.journal_step = journal_step  # pyright: ignore[reportPrivateImportUsage]
+transactional_calls.__dict__["journal_step"] = journal_step
 
 
 async def was_spent(ctx: AgentContext, arguments: dict[str, Any], key: str) -> Done | NotDone:
