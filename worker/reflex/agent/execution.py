@@ -132,7 +132,8 @@ async def run_model_agent(
     if ctx.journal is not None:
         from reflex.agent.journaling import Journaling, replay_scope
 
-        options["capabilities"] = [*(options.get("capabilities") or ()), Journaling(ctx, ctx.journal)]
+        given = options.get("capabilities") or ()
+        options["capabilities"] = [*given, Journaling(ctx, ctx.journal), *ctx.journal.inside]
         replaying = replay_scope()
     with replaying, agent.override(name=ctx.trigger) if agent.name is None else nullcontext():
         return await agent.run(default_prompt(ctx.event) if prompt is None else prompt, **options)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 import structlog
@@ -73,7 +73,11 @@ class Journal:
     Attributes:
         used: Whether the run has looked at it at all.
         replayed: Counts of what was not paid for again, by the names that the run's usage shows.
+        inside: Capabilities of pydantic-ai that stand between the journal and what costs. A test counts there what is
+            really done.
     """
+
+    inside: Sequence[Any] = ()
 
     def __init__(self, store: StepStore, delivery_id: DeliveryId, lease_epoch: int) -> None:
         self.used = False
@@ -152,9 +156,14 @@ class Journal:
         """These steps belong to a tool call that was replayed as a whole."""
         self._left.difference_update(keys)
 
+    @property
+    def unused(self) -> list[Step]:
+        """The steps recorded before this run that it has not come to."""
+        return [step for key, step in (self._recorded or {}).items() if key in self._left]
+
     def report(self) -> None:
         """At the end of the run: say so if it took another way than the steps recorded before it, and paid for it."""
-        left = [step for key, step in (self._recorded or {}).items() if key in self._left]
+        left = self.unused
         if left and self._paid_requests:
             log.warning(
                 "the run diverged from its journal and asked the model anew: its code, prompt, tools or settings "
