@@ -107,7 +107,11 @@ class Journal:
         used: Whether the run has looked at it at all.
         replayed: Counts of what was not paid for again, by the names that the run's usage shows.
         taken: Which numbers equal tool calls of this attempt have got, by the address of the ledger.
+        inside: Capabilities of pydantic-ai that stand between the journal and what costs. A test counts there what is
+            really done.
     """
+
+    inside: Sequence[Any] = ()
 
     def __init__(self, store: StepStore, delivery_id: DeliveryId, lease_epoch: int) -> None:
         self.used = False
@@ -226,13 +230,14 @@ class Journal:
         self._left.difference_update(keys)
         self.taken.update(keys)
 
-    def left(self) -> list[Step]:
+    @property
+    def unused(self) -> list[Step]:
         """What earlier attempts have recorded and this one has not come to so far."""
         return [step for key, step in (self._recorded or {}).items() if key in self._left]
 
     def report(self) -> None:
         """At the end of the run: say so if it took another way than the steps recorded before it, and paid for it."""
-        left = self.left()
+        left = self.unused
         if left and self._paid_requests:
             log.warning(
                 "the run diverged from its journal and asked the model anew: its code, prompt, tools, settings or "

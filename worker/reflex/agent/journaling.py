@@ -115,7 +115,7 @@ class JournaledModel(WrapperModel):
             return None
         if step.recorded is None:
             if self.place is not None and self.ctx.course is not None:
-                self.ctx.course.check(self.place, self.journal.left())
+                self.ctx.course.check(self.place, self.journal.unused)
             return None
         response = replayed_response(step)
         if response is not None:

@@ -13,7 +13,7 @@ from pydantic_ai.tools import ToolDefinition
 
 from reflex.agent.samples import NoSample, sample
 
-__all__ = ["offline_model"]
+__all__ = ["in_parts", "offline_model", "prompt_text", "respond"]
 
 DECODER: Final = json.JSONDecoder()
 MAX_OBJECTS: Final = 20
@@ -56,8 +56,13 @@ def calls_of(tools: list[ToolDefinition], known: dict[str, Any]) -> Iterator[Too
 async def respond_in_parts(
     messages: list[ModelMessage], info: AgentInfo
 ) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
-    """The same response as a stream: texts come word by word."""
-    response = await respond(messages, info)
+    """The same response as a stream."""
+    async for part in in_parts(await respond(messages, info)):
+        yield part
+
+
+async def in_parts(response: ModelResponse) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+    """A response as a stream: texts come word by word."""
     for at, part in enumerate(response.parts):
         if isinstance(part, TextPart):
             for word in WORD_BEGINS.split(part.content):

@@ -1,7 +1,7 @@
 """One attempt at a delivery: filter, run the agent, turn whatever happened into a settlement."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +25,7 @@ from reflex.agent.suspension import wait_of
 from reflex.agent.triggers import Trigger
 from reflex.core import telemetry
 from reflex.core.events import Event, NewEvent
+from reflex.core.ids import DeliveryId
 from reflex.core.journal import LeaseLost, StepStore
 from reflex.core.logs import run_fields
 from reflex.core.queue import dead_settlement
@@ -50,6 +51,7 @@ class Attempts:
     log: Any = field(default_factory=lambda: structlog.get_logger().bind())
     run_log: RunLog = field(default_factory=RunLog)
     traced: bool = field(default_factory=telemetry.enabled)
+    open_journal: Callable[[StepStore, DeliveryId, int], Journal] = Journal
 
     async def __call__(self, claimed: Claimed) -> Settlement:
         """Run one delivery. Whatever user code raises becomes an outcome.
@@ -113,7 +115,7 @@ class Attempts:
         # The run has an asyncio task, and so a context, of its own: what is set here ends with it.
         run_fields.set(partial(ids_of, claimed, trigger.name, trace_id))
         delivery_id = claimed.delivery_id
-        journal = Journal(self.steps, delivery_id, claimed.lease_epoch) if self.steps is not None else None
+        journal = self.open_journal(self.steps, delivery_id, claimed.lease_epoch) if self.steps is not None else None
         ctx = None
         try:
             ctx = AgentContext(

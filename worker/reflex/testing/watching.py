@@ -1,0 +1,218 @@
+"""What runs really do: which tools they execute, what they ask the model, which steps they journal. And the place where
+their worker is killed, for tests of crashes."""
+
+import asyncio
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
+from pydantic_ai.messages import ModelMessage, ModelResponse
+from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.tools import RunContext
+from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
+from pydantic_core import to_jsonable_python
+
+from reflex.agent.journal import Journal, Lookup
+from reflex.agent.journaling import Journaling
+from reflex.core.ids import DeliveryId
+from reflex.core.journal import Step, StepKind, StepStore
+from reflex.core.settlement import Outcome, Settlement
+from reflex.testing.model import trigger_of_run
+
+__all__ = ["CrashPoint", "Done", "Watch"]
+
+
+@dataclass(slots=True)
+class Done:
+    """A tool that was executed, or a request that a model was asked, and not replayed from the journal.
+
+    `arguments` is JSON; of a request it is empty. `recorded`: it has ended, and the journal has it. `life` counts the
+    lives of the worker: 0 is the first.
+    """
+
+    trigger: str
+    kind: StepKind
+    name: str
+    arguments: str
+    life: int
+    recorded: bool = False
+
+    @property
+    def what(self) -> tuple[str, StepKind, str, str]:
+        """What makes two of them the same."""
+        return self.trigger, self.kind, self.name, self.arguments
+
+    def __repr__(self) -> str:
+        text = f"{self.name}({self.arguments})" if self.kind is StepKind.TOOL_CALL else "a model request"
+        return f"<{self.trigger}: {text}{'' if self.recorded else ', not recorded'}>"
+
+
+@dataclass(frozen=True, slots=True)
+class CrashPoint:
+    """A place where a worker can be killed. `number` counts them in a run of the app, from 0."""
+
+    number: int
+    trigger: str
+    moment: str
+
+    def __str__(self) -> str:
+        return f"{self.number + 1:>3}. {self.trigger}: {self.moment}"
+
+
+# What the code that runs now has just done, for the journal that records it.
+last_done: ContextVar[Done | None] = ContextVar("reflex_testing_last_done", default=None)
+
+
+class Watch:
+    """Watches the runs of an app, and kills the worker at one point if it is told to.
+
+    A killed worker stands still: whatever comes to a model, a tool, the journal or the end of a run goes no further.
+    So nothing of it is settled, and none of its `finally` runs, until the test is over.
+    """
+
+    def __init__(self, kill_at: int | None = None) -> None:
+        self.kill_at = kill_at
+        self.done: list[Done] = []
+        self.passed: list[CrashPoint] = []
+        self.unused: list[tuple[str, Step]] = []
+        self.life = 0
+        self.killed_at: CrashPoint | None = None
+        self.dead = asyncio.Event()
+        self.over = False
+        self._written = 0
+
+    def open_journal(self, steps: StepStore, delivery_id: DeliveryId, lease_epoch: int) -> Journal:
+        """What attempts write their steps to."""
+        return WatchedJournal(self, self.life, steps, delivery_id, lease_epoch)
+
+    async def ended(self, life: int, settlement: Settlement, trigger: str) -> None:
+        """A run has ended and is not settled yet."""
+        if settlement.outcome is not Outcome.SKIPPED:
+            await self.point(life, trigger, "before the run is settled")
+
+    def revive(self) -> None:
+        """The next life of the worker begins."""
+        self.life += 1
+        self.dead = asyncio.Event()
+
+    async def alive(self, life: int) -> None:
+        """Return if that life goes on; else never, but to be cancelled."""
+        if life < self.life or self.dead.is_set():
+            if self.over:
+                raise asyncio.CancelledError
+            await asyncio.get_running_loop().create_future()
+
+    async def point(self, life: int, trigger: str, moment: str) -> None:
+        """Here the worker can be killed."""
+        await self.alive(life)
+        if life > 0:
+            return
+        point = CrashPoint(len(self.passed), trigger, moment)
+        self.passed.append(point)
+        if point.number == self.kill_at:
+            self.killed_at = point
+            self.dead.set()
+            await self.alive(life)
+
+    def number_of_step(self) -> int:
+        self._written += 1
+        return self._written
+
+
+class WatchedJournal(Journal):
+    """The journal of a run that is watched."""
+
+    def __init__(self, watch: Watch, life: int, steps: StepStore, delivery_id: DeliveryId, lease_epoch: int) -> None:
+        super().__init__(steps, delivery_id, lease_epoch)
+        self.watch = watch
+        self.life = life
+        self.inside: Sequence[Any] = (Inside(watch, life),)
+
+    async def look_up(self, kind: StepKind, fingerprint: bytes) -> Lookup:
+        await self.watch.alive(self.life)
+        return await super().look_up(kind, fingerprint)
+
+    async def record(self, step: Lookup, result: str) -> None:
+        trigger, done = trigger_of_run(), last_done.get()
+        name = done.name if done is not None and done.kind is step.kind else str(step.kind)
+        number = self.watch.number_of_step()
+        await self.watch.point(self.life, trigger, f"before step {number} ({name}) is recorded")
+        await super().record(step, result)
+        if done is not None and done.kind is step.kind:
+            done.recorded = True
+        await self.watch.point(self.life, trigger, f"after step {number} ({name})")
+
+    def report(self) -> None:
+        self.watch.unused += [(trigger_of_run(), step) for step in self.unused]
+        super().report()
+
+
+class Inside(AbstractCapability[Any]):
+    """Between the journal and what costs: what comes here is really done."""
+
+    def __init__(self, watch: Watch, life: int) -> None:
+        self.watch = watch
+        self.life = life
+
+    def get_ordering(self) -> CapabilityOrdering:
+        return CapabilityOrdering(position="innermost", wrapped_by=[Journaling])
+
+    def get_wrapper_model(self, model: Model[Any]) -> Model[Any]:
+        return WatchedModel(model, self)
+
+    def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
+        return WatchedTools(toolset, self)
+
+    async def begins(self, kind: StepKind, name: str, arguments: Any = None) -> Done:
+        await self.watch.alive(self.life)
+        text = "" if arguments is None else canonical(arguments)
+        done = Done(trigger_of_run(), kind, name, text, self.life)
+        self.watch.done.append(done)
+        return done
+
+
+class WatchedModel(WrapperModel):
+    """Counts the requests that are really made."""
+
+    def __init__(self, wrapped: Model[Any], inside: Inside) -> None:
+        super().__init__(wrapped)
+        self.inside = inside
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        done = await self.inside.begins(StepKind.MODEL_REQUEST, "model request")
+        response = await self.wrapped.request(messages, model_settings, model_request_parameters)
+        last_done.set(done)
+        return response
+
+
+@dataclass
+class WatchedTools(WrapperToolset[Any]):
+    """Counts the tools that are really executed."""
+
+    inside: Inside
+
+    async def call_tool(
+        self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
+    ) -> Any:
+        done = await self.inside.begins(StepKind.TOOL_CALL, name, tool_args)
+        try:
+            return await super().call_tool(name, tool_args, ctx, tool)
+        finally:
+            # After the call: an agent that the tool runs does things of its own.
+            last_done.set(done)
+
+
+def canonical(arguments: Any) -> str:
+    return orjson.dumps(
+        to_jsonable_python(arguments, fallback=repr), option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+    ).decode()
