@@ -69,6 +69,7 @@ EVENT: Final[dict[str, Any]] = {
             "available_at": None,
             "worker": None,
             "reason": None,
+            "waiting_for": None,
             "error": None,
             "died_at": None,
             "runs": [
