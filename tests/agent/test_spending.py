@@ -417,7 +417,7 @@ async def test_what_follows_up_a_response_is_never_refused(database_url: str, mo
 
 
 async def test_a_request_that_somebody_watches_is_one(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked streaming, and in vain if the provider cannot. Fails if the budget is inside of what watches."""
+    """It is asked streaming, and in vain if the provider cannot. Fails if what is watched goes around the budget."""
     async with till(database_url, monkeypatch, refusal(400, "cannot stream"), text("ship it")) as t:
         t.audience = publisher = ProgressPublisher(database_url)
         publisher.watch()
