@@ -352,7 +352,7 @@ async def test_an_agent_that_a_tool_runs_is_charged_to_the_same_budgets(
 async def test_a_trigger_without_budgets_asks_the_database_nothing(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails if the wrappers are put around every agent."""
+    """Fails if every run gets a Spending, and what counts nothing is wrapped all the same."""
 
     async def refuses(*_: Any) -> Any:
         raise AssertionError("asked")
