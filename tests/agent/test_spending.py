@@ -352,7 +352,7 @@ async def test_an_agent_that_a_tool_runs_is_charged_to_the_same_budgets(
 async def test_a_trigger_without_budgets_asks_the_database_nothing(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails if the wrappers are put around every agent."""
+    """Fails if every run gets a Spending, and what counts nothing is wrapped all the same."""
 
     async def refuses(*_: Any) -> Any:
         raise AssertionError("asked")
@@ -417,7 +417,7 @@ async def test_what_follows_up_a_response_is_never_refused(database_url: str, mo
 
 
 async def test_a_request_that_somebody_watches_is_one(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked streaming, and in vain if the provider cannot. Fails if the budget is inside of what watches."""
+    """It is asked streaming, and in vain if the provider cannot. Fails if what is watched goes around the budget."""
     async with till(database_url, monkeypatch, refusal(400, "cannot stream"), text("ship it")) as t:
         t.audience = publisher = ProgressPublisher(database_url)
         publisher.watch()
