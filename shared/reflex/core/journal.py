@@ -136,6 +136,14 @@ class StepStore:
         """
         return (await self._patiently(lambda conn: only_row(conn, "clock")))[0]
 
+    async def ask(self, question: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+        """Ask the database something else over these connections. It may be asked again after a broken connection.
+
+        Raises:
+            JournalUnavailable: The database was away for longer than our patience.
+        """
+        return await self._patiently(question)
+
     async def aclose(self) -> None:
         """Close the connections. The store must not be used afterwards."""
         if self._pool is not None:

@@ -4,16 +4,18 @@ Knows nothing of pydantic-ai: `journaling` puts it around an agent's model and t
 """
 
 import asyncio
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 import structlog
+from psycopg import AsyncConnection
 
+from reflex.agent.waits import Waits
 from reflex.core.events import NewEvent
 from reflex.core.ids import DeliveryId
 from reflex.core.journal import LeaseLost, Step, StepKind, StepStore
@@ -22,6 +24,7 @@ __all__ = ["Journal", "Lookup", "StepKey", "ToolCall", "note_published", "tool_c
 
 # Fingerprint in hexadecimal, occurrence.
 StepKey = tuple[str, int]
+T = TypeVar("T")
 MAX_STEP_BYTES: Final = 16 * 1024 * 1024
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("reflex.agent")
@@ -73,11 +76,13 @@ class Journal:
     Attributes:
         used: Whether the run has looked at it at all.
         replayed: Counts of what was not paid for again, by the names that the run's usage shows.
+        waits: What the run waits for.
     """
 
     def __init__(self, store: StepStore, delivery_id: DeliveryId, lease_epoch: int) -> None:
         self.used = False
         self.replayed: dict[str, int] = {}
+        self.waits = Waits()
         self._store = store
         self._delivery_id = delivery_id
         self._lease_epoch = lease_epoch
@@ -147,6 +152,10 @@ class Journal:
     async def now(self) -> datetime:
         """The time in the database."""
         return await self._store.now()
+
+    async def ask(self, question: Callable[[AsyncConnection[Any]], Awaitable[T]]) -> T:
+        """Ask the database, as `StepStore.ask`."""
+        return await self._store.ask(question)
 
     def covers(self, keys: Sequence[StepKey]) -> None:
         """These steps belong to a tool call that was replayed as a whole."""

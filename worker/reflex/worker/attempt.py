@@ -20,6 +20,7 @@ from reflex.agent.progress import Audience, RunProgress
 from reflex.agent.publishing import RunLimits
 from reflex.agent.suspension import wait_of
 from reflex.agent.triggers import Trigger
+from reflex.agent.waits import together
 from reflex.core import telemetry
 from reflex.core.events import Event, NewEvent
 from reflex.core.journal import LeaseLost, StepStore
@@ -137,6 +138,8 @@ class Attempts:
         except BaseException as error:
             if (wait := wait_of(error)) is None:
                 raise
+            if journal is not None:
+                wait = together(wait, journal.waits.open)
             self.log.info("run waits", waits_for=wait.kind, reason=wait.reason, duration_ms=milliseconds(started))
             usage = usage_of(ctx) if ctx is not None else None
             return settled(

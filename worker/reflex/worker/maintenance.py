@@ -11,6 +11,7 @@ from typing import Any, Final
 import structlog
 from psycopg import AsyncConnection
 
+from reflex.core.awaiting import any_awaited
 from reflex.core.database import answered_within
 from reflex.core.lanes import leave_lanes, promote_lanes, sweep_lanes
 from reflex.core.queue import promote_scheduled, route_unrouted
@@ -34,8 +35,17 @@ class Maintenance:
     """Promotes what is due, reaps dead workers, routes unrouted events, retires triggers and schedules that nobody
     knows any more, clears away lanes that are empty or not wanted any more, and prunes what is older than `keep`."""
 
-    def __init__(self, url: str, *, lease_timeout_s: float, keep: timedelta | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        lease_timeout_s: float,
+        keep: timedelta | None = None,
+        on_awaited: Callable[[], object] | None = None,
+    ) -> None:
+        """`on_awaited` is called now and then while a run waits for an event."""
         self.url = url
+        self.on_awaited = on_awaited
         self.lease_timeout_s = lease_timeout_s
         self.keep = keep
         self.pruning: Pruning | None = None
@@ -66,6 +76,7 @@ class Maintenance:
             "retire": self.retire,
             "clear": self.clear,
             "prune": self.prune,
+            "await": self.look_for_waits,
         }
         self.due = {}
         last = boot_clock()
@@ -120,6 +131,14 @@ class Maintenance:
             self.log.info("deliveries of triggers that are ordered no more go on without order", deliveries=moved)
         swept = await sweep_lanes(conn, limit=BATCH)
         return 0.0 if BATCH in (moved, swept) else 5.0
+
+    async def look_for_waits(self, conn: AsyncConnection[Any]) -> float:
+        """Whoever follows the log for waits is told by a notification, too. This is for those that are not heard."""
+        if self.on_awaited is None:
+            return math.inf
+        if await any_awaited(conn):
+            self.on_awaited()
+        return 1.0
 
     async def prune(self, conn: AsyncConnection[Any]) -> float:
         """A portion of a pass at a time: what else is due does not wait for all of it."""

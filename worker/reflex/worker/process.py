@@ -19,6 +19,7 @@ from reflex.agent.app import App, load_app
 from reflex.agent.models import Models, resolve_models
 from reflex.agent.publishing import RunLimits
 from reflex.core import telemetry
+from reflex.core.awaiting import AWAIT_CHANNEL
 from reflex.core.database import answered_within, connect, describe, is_connection_error
 from reflex.core.errors import ConfigurationError
 from reflex.core.ids import new_id
@@ -28,6 +29,7 @@ from reflex.core.registration import REGISTRY_CHANNEL, Registered, register
 from reflex.core.settings import Settings
 from reflex.core.workers import Incarnation, dismiss, enlist
 from reflex.worker.attempt import Attempts
+from reflex.worker.awaiting import Awaiting
 from reflex.worker.claim_loop import ClaimLoop
 from reflex.worker.heartbeat import Heartbeat
 from reflex.worker.maintenance import Maintenance
@@ -146,7 +148,10 @@ async def live(
             audience=progress,
         ),
     )
-    maintenance = Maintenance(url, lease_timeout_s=settings.lease_timeout_s, keep=settings.keep)
+    awaiting = Awaiting(url)
+    maintenance = Maintenance(
+        url, lease_timeout_s=settings.lease_timeout_s, keep=settings.keep, on_awaited=awaiting.wake
+    )
     timers = Timers(url, schedule_ids=incarnation.schedule_ids, poll_interval_s=settings.poll_interval_s)
     await patiently(url, stopping, lambda conn: enlist(conn, incarnation))
     if stopping.asked.is_set():
@@ -166,9 +171,9 @@ async def live(
         maintenance.wake()
         timers.wake()
 
-    channels = {WAKE_CHANNEL: loop.wake, REGISTRY_CHANNEL: registry_changed}
+    channels = {WAKE_CHANNEL: loop.wake, REGISTRY_CHANNEL: registry_changed, AWAIT_CHANNEL: awaiting.wake}
     listening = listen(url, channels, watch=progress.watch)
-    background = [asyncio.create_task(listening), asyncio.create_task(maintenance.run())]
+    background = [asyncio.create_task(part) for part in (listening, maintenance.run(), awaiting.run())]
     if incarnation.schedule_ids:
         background.append(asyncio.create_task(timers.run()))
     claiming = asyncio.create_task(loop.run())
