@@ -1,4 +1,4 @@
-"""Runs that wait for events.
+"""Runs that wait for events, and deliveries that a person cancels.
 
 Revision ID: 0010
 """
@@ -39,6 +39,15 @@ CREATE TABLE reflex.await_mark (
     CONSTRAINT pk_await_mark PRIMARY KEY (position)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 INSERT INTO reflex.await_mark (position) VALUES (0);
+
+-- Running deliveries that somebody wants to end. The row goes with the delivery's end, whatever that is.
+CREATE TABLE reflex.cancellation (
+    trigger_id int NOT NULL,
+    event_id   uuid NOT NULL,
+    reason     text,
+    asked_at   timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT pk_cancellation PRIMARY KEY (trigger_id, event_id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 """
 
 
@@ -48,5 +57,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("await_mark", "awaited"):
+    for table in ("cancellation", "await_mark", "awaited"):
         op.execute(f"DROP TABLE reflex.{table}")

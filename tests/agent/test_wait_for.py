@@ -11,6 +11,7 @@ from reflex.agent.context import AgentContext
 from reflex.agent.filters import Filter, any_event, event_filter, keyword_filter, type_filter
 from reflex.agent.wait_for import WhoseKey
 from reflex.core.awaiting import find_awaited, forget_awaited
+from reflex.core.cursors import Cursor
 from reflex.core.events import BaseEvent, EventRegistry, UntypedEvent
 from reflex.core.log import append
 from reflex.core.log_reading import drop_log, log_bounds
@@ -126,14 +127,14 @@ async def test_a_wait_begins_where_it_is_told_to(database_url: str, monkeypatch:
         first = await ctx.wait_for(PAID, key=None, after=ctx.event)
         second = await ctx.wait_for(PAID, key=None, after=first)
         third = await ctx.wait_for(PAID, key=None, timeout=0)
-        return [n_of(each) if each else "none" for each in (first, second, third)]
+        fourth = await ctx.wait_for(PAID, key=None, after=str(Cursor(2, 1)))
+        return [n_of(each) if each else "none" for each in (first, second, third, fourth)]
 
     async with till(database_url, monkeypatch) as t:
-        await arrives(t.conn, payload='{"n": "a"}')
-        await arrives(t.conn, payload='{"n": "b"}')
-        await arrives(t.conn, payload='{"n": "c"}')
+        for n in "abc":
+            await arrives(t.conn, payload=f'{{"n": "{n}"}}')
         done = await t.attempt(talks)
-        assert (done.outcome, done.output) == (Outcome.SUCCEEDED, '["a","b","none"]')
+        assert (done.outcome, done.output) == (Outcome.SUCCEEDED, '["a","b","none","b"]')
 
 
 async def test_the_runs_own_event_is_never_the_one_it_waits_for(

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from reflex.core.database import open_pool
 from reflex.core.settings import Settings
-from reflex.gateway import asyncapi, dead_letter_routes, docs_page, health, openapi, reading
+from reflex.gateway import asyncapi, dead_letter_routes, delivery_routes, docs_page, health, openapi, reading
 from reflex.gateway.access import Access
 from reflex.gateway.connections import read_places
 from reflex.gateway.group_commit import EventStore, GroupCommit
@@ -86,6 +86,7 @@ def create_app(
         Route("/events/stream", EventSource(settings, admission), methods=["GET"]),
         *reading.routes,
         *dead_letter_routes.routes,
+        *delivery_routes.routes,
         *health.routes,
         *openapi.routes,
         *asyncapi.routes,

@@ -46,6 +46,7 @@ EVENT: Final[dict[str, Any]] = {
             "available_at": None,
             "worker": None,
             "reason": None,
+            "waiting_for": None,
             "error": None,
             "died_at": None,
             "runs": [
@@ -83,6 +84,7 @@ HEALTH: Final[dict[str, Any]] = {
         "oldest_pending_s": 41.5,
         "estimated": [],
         "held_keys": 0,
+        "waiting": 0,
     },
     "workers": [],
 }

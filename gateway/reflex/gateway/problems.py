@@ -14,7 +14,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
 from reflex.core.cursors import CursorExpired, CursorRejected
-from reflex.core.errors import DatabaseUnavailable, EventRejected, NotFound, ReflexError, Saturated
+from reflex.core.errors import Conflict, DatabaseUnavailable, EventRejected, NotFound, ReflexError, Saturated
 from reflex.core.pages import QueryRejected
 from reflex.core.strict_json import MalformedJson
 
@@ -37,6 +37,7 @@ STATUS: Final[dict[type[ReflexError], HTTPStatus]] = {
     CursorExpired: HTTPStatus.GONE,
     EventRejected: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotFound: HTTPStatus.NOT_FOUND,
+    Conflict: HTTPStatus.CONFLICT,
     Saturated: HTTPStatus.SERVICE_UNAVAILABLE,
     DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -49,6 +50,7 @@ TITLES: Final = {
     "query_rejected": "The question makes no sense",
     "cursor_rejected": "The cursor is none of this log",
     "cursor_expired": "The log was dropped up to a later place",
+    "not_cancellable": "The delivery cannot be cancelled",
     "saturated": "The gateway is busy; nothing was stored",
     "database_unavailable": "The database does not answer",
     "stopping": "The gateway is stopping",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reflex.cli import dead_letters, keys
+from reflex.cli import dead_letters, keys, waiting
 from reflex.core.errors import CONFIGURATION_EXIT_CODE, ConfigurationError, ReflexError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(keys.app, name="keys")
+app.add_typer(waiting.app, name="waiting")
 
 DISTRIBUTIONS = {
     "reflex.gateway": "reflex-fleet-gateway",
@@ -193,6 +194,24 @@ def status(json: Json = False) -> None:
     from reflex.core.settings import load_settings
 
     asyncio.run(show_status(load_settings(), as_json=json))
+
+
+@app.command()
+def cancel(
+    delivery: Annotated[str, typer.Argument(help="The delivery's id: <trigger_id>-<event_id>.")],
+    reason: Annotated[str | None, typer.Option(help="Kept with the delivery.")] = None,
+    json: Json = False,
+) -> None:
+    """End a delivery that is pending, waits, runs or is dead. It does not come back.
+
+    A run is stopped by its worker within seconds; one that does not stop loses its lease, and nothing it does counts.
+    """
+    import asyncio
+
+    from reflex.cli.cancelling import cancel_one
+    from reflex.core.settings import load_settings
+
+    asyncio.run(cancel_one(load_settings(), delivery, reason=reason, as_json=json))
 
 
 @app.command()

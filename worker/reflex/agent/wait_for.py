@@ -179,8 +179,7 @@ async def read_on(
     now: datetime = (await only_row(conn, "clock"))[0]
     bounds = await log_bounds(conn)
     if began is not None:
-        # What was dropped since was held against this wait while it was there.
-        after, until = max(began.after, bounds.start), began.until
+        after, until = began.after, began.until
     else:
         until = None if timeout is None else now + timeout
         if isinstance(start, UUID):
@@ -193,6 +192,7 @@ async def read_on(
         try:
             page = await read_log(conn, after, filter=terms.in_log)
         except CursorExpired:
+            # What was dropped while the run waited was held against its wait while it was there.
             after = (await log_bounds(conn)).start
             continue
         for event in page.events:

@@ -15,7 +15,7 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg.sql import SQL, Identifier
 
-from reflex.core.awaiting import AWAIT_CHANNEL, Found, find_awaited, forget_awaited, sweep_awaited
+from reflex.core.awaiting import AWAIT_CHANNEL, Found, any_awaited, find_awaited, forget_awaited, sweep_awaited
 from reflex.core.database import answered_within, connect
 from reflex.core.log import WAKE_CHANNEL
 from reflex.core.log_reading import LOG_CHANNEL
@@ -44,6 +44,12 @@ class Awaiting:
     def wake(self) -> None:
         """A run waits for an event."""
         self.awaited.set()
+
+    async def look_for_waits(self, conn: AsyncConnection[Any]) -> float:
+        """A chore of maintenance, for waits of which nobody was told. Returns in how many seconds to look again."""
+        if await any_awaited(conn):
+            self.wake()
+        return LONGEST_S
 
     async def run(self) -> None:
         """Until cancelled. An outage is waited out."""

@@ -4,14 +4,13 @@ Only retention is done by one at a time."""
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import structlog
 from psycopg import AsyncConnection
 
-from reflex.core.awaiting import any_awaited
 from reflex.core.database import answered_within
 from reflex.core.lanes import leave_lanes, promote_lanes, sweep_lanes
 from reflex.core.queue import promote_scheduled, route_unrouted
@@ -21,7 +20,10 @@ from reflex.core.schedules import retire_schedules
 from reflex.core.workers import retire_triggers
 from reflex.worker.standing import standing
 
-__all__ = ["Maintenance"]
+__all__ = ["Chore", "Maintenance"]
+
+# Returns in how many seconds it is due again.
+Chore: TypeAlias = Callable[[AsyncConnection[Any]], Awaitable[float]]
 
 BATCH: Final = 1000
 # A chore that takes longer than so many lease timeouts has lost its connection and does not know it.
@@ -41,11 +43,11 @@ class Maintenance:
         *,
         lease_timeout_s: float,
         keep: timedelta | None = None,
-        on_awaited: Callable[[], object] | None = None,
+        others: Mapping[str, Chore] | None = None,
     ) -> None:
-        """`on_awaited` is called now and then while a run waits for an event."""
+        """`others` are chores of other parts of the worker, by name."""
         self.url = url
-        self.on_awaited = on_awaited
+        self.others = others or {}
         self.lease_timeout_s = lease_timeout_s
         self.keep = keep
         self.pruning: Pruning | None = None
@@ -54,9 +56,9 @@ class Maintenance:
         self.steady_since = 0.0
         self.due: dict[str, float] = {}
 
-    def wake(self) -> None:
-        """Triggers changed: look at the unrouted events at once."""
-        self.due.pop("route", None)
+    def wake(self, chore: str = "route") -> None:
+        """Do this chore at once. By default: triggers changed, look at the unrouted events."""
+        self.due.pop(chore, None)
         self.signal.set()
 
     async def run(self) -> None:
@@ -69,14 +71,14 @@ class Maintenance:
         await self.rounds(conn)
 
     async def rounds(self, conn: AsyncConnection[Any]) -> None:
-        chores: dict[str, Callable[[AsyncConnection[Any]], Awaitable[float]]] = {
+        chores: dict[str, Chore] = {
             "promote": self.promote,
             "reap": self.reap,
             "route": self.route,
             "retire": self.retire,
             "clear": self.clear,
             "prune": self.prune,
-            "await": self.look_for_waits,
+            **self.others,
         }
         self.due = {}
         last = boot_clock()
@@ -131,14 +133,6 @@ class Maintenance:
             self.log.info("deliveries of triggers that are ordered no more go on without order", deliveries=moved)
         swept = await sweep_lanes(conn, limit=BATCH)
         return 0.0 if BATCH in (moved, swept) else 5.0
-
-    async def look_for_waits(self, conn: AsyncConnection[Any]) -> float:
-        """Whoever follows the log for waits is told by a notification, too. This is for those that are not heard."""
-        if self.on_awaited is None:
-            return math.inf
-        if await any_awaited(conn):
-            self.on_awaited()
-        return 1.0
 
     async def prune(self, conn: AsyncConnection[Any]) -> float:
         """A portion of a pass at a time: what else is due does not wait for all of it."""
