@@ -1,12 +1,15 @@
 """A run that waits for an event holds no slot, misses none, and gets the same one in every later attempt."""
 
 import asyncio
+import re
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from psycopg import AsyncConnection
 from pydantic_ai import Agent, RunContext
 
+from reflex.agent.app import load_app
 from reflex.agent.context import AgentContext
 from reflex.agent.filters import Filter, any_event, event_filter, keyword_filter, type_filter
 from reflex.agent.wait_for import WhoseKey
@@ -22,6 +25,7 @@ from tests.agent.till import till
 from tests.core.log_fixtures import place_all
 from tests.queue_fixtures import count, new_event
 
+GUIDE = Path(__file__).parents[2] / "docs/guides/waiting.md"
 PAID = type_filter("payment.received")
 
 
@@ -389,3 +393,18 @@ async def test_a_predicate_that_raises_fails_the_attempt(database_url: str, monk
         await arrives(t.conn, payload='{"n": "a"}')
         failed = await t.attempt(waits)
         assert (failed.outcome, "keyword_filter" in (failed.error or "")) == (Outcome.RETRY, True)
+
+
+async def test_the_guide_does_what_it_says(database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Fails if the example of the guide does not load, or if an event that came before the wait is missed."""
+    (block,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
+    (tmp_path / "example_of_waiting.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    (trigger,) = load_app("example_of_waiting").triggers
+    async with till(database_url, monkeypatch) as t:
+        await t.conn.execute("UPDATE reflex.event SET key = 'A'")
+        await arrives(t.conn, payload='{"complete": false, "amount": 1}', key="A")
+        await arrives(t.conn, payload='{"complete": true, "amount": 2}', key="A")
+        asleep = await t.attempt(trigger.agent)
+        assert asleep.wait is not None
+        assert asleep.wait.kind is WaitKind.TIME
