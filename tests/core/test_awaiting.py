@@ -7,7 +7,15 @@ from uuid import UUID
 import pytest
 from psycopg import AsyncConnection
 
-from reflex.core.awaiting import Awaited, any_awaited, find_awaited, forget_awaited, place_of_event, sweep_awaited
+from reflex.core.awaiting import (
+    AWAIT_CHANNEL,
+    Awaited,
+    any_awaited,
+    find_awaited,
+    forget_awaited,
+    place_of_event,
+    sweep_awaited,
+)
 from reflex.core.log import append
 from reflex.core.log_reading import drop_log, log_bounds
 from reflex.core.queue import exchange
@@ -190,6 +198,15 @@ async def test_a_worker_that_lost_its_lease_awaits_nothing(db: AsyncConnection[A
     patient.lease = patient.lease._replace(lease_epoch=7)
     await patient.waits(Awaited(("payment.received",), "A", await end(db)))
     assert not await any_awaited(db)
+
+
+async def test_workers_are_told_of_a_wait(db: AsyncConnection[Any], other: AsyncConnection[Any]) -> None:
+    """Fails without the notification: the first wait would not be noticed before somebody looks by themselves."""
+    (patient,) = await patients(db)
+    await other.execute(f"LISTEN {AWAIT_CHANNEL}".encode())
+    await patient.waits(Awaited(("payment.received",), "A", await end(db)))
+    told = [each.channel async for each in other.notifies(timeout=10, stop_after=1)]
+    assert told == [AWAIT_CHANNEL]
 
 
 async def test_where_an_event_stands(db: AsyncConnection[Any]) -> None:

@@ -86,8 +86,8 @@ async def are_followed(conn: AsyncConnection[Any]) -> bool:
 async def test_a_waiting_run_is_woken_in_well_under_a_second_and_only_the_one_with_the_key(
     database_url: str, folder: Path, db: AsyncConnection[Any]
 ) -> None:
-    """Nothing but workers runs here, so they give the log its order, too. Fails without the notification of the first
-    wait (it would take a second to be noticed), without placing, and if every wait is woken by any event.
+    """Nothing but workers runs here, so they give the log its order, too. Fails without placing, and if every wait is
+    woken by any event.
 
     Fails if the connection that follows the log stays when nothing is awaited."""
     async with worker(database_url, folder, app="shipping", env=env(folder)):

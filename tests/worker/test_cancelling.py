@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pytest
 from psycopg import AsyncConnection
 
 from reflex.core.cancelling import cancel_delivery
-from reflex.core.ids import DeliveryId
+from reflex.core.ids import DeliveryId, new_id
 from reflex.core.log import append
 from reflex.core.reads import read_deliveries
 from reflex.core.rows import DeliveryRow
+from reflex.core.settlement import Claimed, Outcome, Settlement
+from reflex.worker.slots import Slots
 from tests.processes import ReflexProcess, eventually, worker
-from tests.queue_fixtures import count, new_event
+from tests.queue_fixtures import count, new_event, settled
 
 APP = """
 import asyncio, os, time
@@ -142,6 +145,39 @@ async def test_code_that_does_not_stop_loses_its_lease(
             assert [run.outcome for run in (await ended(db, delivery_id)).runs] == ["cancelled"]
             packed = await db.execute("SELECT FROM reflex.event WHERE causation_id = %s", [delivery_id.event_id])
             assert packed.rowcount == 0
+
+
+async def ends(slots: Slots) -> None:
+    while slots.running:
+        await asyncio.wait(list(slots.running.values()))
+
+
+async def test_one_that_was_claimed_and_has_not_begun_never_does() -> None:
+    """Fails if only what runs is looked at: a delivery that waits for its slot would run, and be settled as usual.
+    Fails if the request outlives the run that it was for: a later lease of the delivery would be cancelled unasked."""
+    ran: list[Any] = []
+
+    async def attempt(claimed: Claimed) -> Settlement:
+        ran.append(claimed.event_id)
+        await asyncio.sleep(0)
+        return settled(claimed)
+
+    leases = [Claimed(1, new_id(), 1, 1, "a", "s", None, datetime.now(UTC), {}, None, None, 0, None) for _ in range(3)]
+    finished = asyncio.Event()
+    slots = Slots(1, attempt, finished.set)
+    slots.take(leases)
+    slots.cancel(leases[1][:2], "why not")
+    slots.cancel(leases[1][:2], "again")
+    await ends(slots)
+    assert [(each.event_id, each.outcome) for each in slots.finished] == [
+        (leases[0].event_id, Outcome.SUCCEEDED),
+        (leases[1].event_id, Outcome.CANCELLED),
+        (leases[2].event_id, Outcome.SUCCEEDED),
+    ]
+    assert ran == [leases[0].event_id, leases[2].event_id]
+    slots.take([leases[1]._replace(lease_epoch=2)])
+    await ends(slots)
+    assert ran[-1] == leases[1].event_id
 
 
 async def test_in_a_lane_the_next_one_runs(database_url: str, folder: Path, db: AsyncConnection[Any]) -> None:

@@ -37,6 +37,7 @@ FIRST_QUIET: Final = timedelta(seconds=0.1)
 LONGEST_QUIET: Final = timedelta(seconds=10)
 # A wait that was woken keeps how far it has read if that was far: else it would read it again.
 WORTH_KEEPING: Final = 1000
+SHOWN_LENGTH: Final = 500
 LINE_NUMBER: Final = re.compile(r":\d+>")
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("reflex.agent")
@@ -74,7 +75,7 @@ class Terms:
 
     @property
     def reason(self) -> str:
-        return f"waits for {self.filter!r}" + ("" if self.key is None else f" with key {self.key!r}")
+        return f"waits for {self.filter!r}"[:SHOWN_LENGTH] + ("" if self.key is None else f" with key {self.key!r}")
 
     def wants(self, event: LoggedEvent) -> BaseEvent | None:
         """The event, if it is one that is waited for."""

@@ -48,7 +48,7 @@ class Attempts:
     audience: Audience | None = None
     log: Any = field(default_factory=lambda: structlog.get_logger().bind())
     run_log: RunLog = field(default_factory=RunLog)
-    cancelled: Container[tuple[int, UUID]] = ()
+    cancelled: Container[Claimed] = ()
     traced: bool = field(default_factory=telemetry.enabled)
 
     async def __call__(self, claimed: Claimed) -> Settlement:
@@ -138,7 +138,7 @@ class Attempts:
                 journal.report()
             return self.failed(claimed, trigger, classify(error), started, usage=as_json(usage), trace_id=trace_id)
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and claimed[:2] in self.cancelled:
+            if isinstance(error, asyncio.CancelledError) and claimed in self.cancelled:
                 # By a person: it is settled as that where it was cancelled, with what it had paid for.
                 usage = usage_of(ctx) if ctx is not None else None
                 return settled(claimed, Outcome.RELEASED, usage=as_json(usage), trace_id=trace_id)

@@ -19,6 +19,7 @@ from reflex.core.settlement import Claimed, Outcome, Settlement
 __all__ = ["Cancelled", "Cancelling", "TakingAway"]
 
 Key = tuple[int, UUID]
+Run = tuple[int, UUID, int]
 # How often a worker looks for cancellations of which it was not told.
 LOOK_S = 1.0
 
@@ -28,17 +29,17 @@ class Cancelled:
 
     def __init__(self, trigger_names: Mapping[int, str] | None = None) -> None:
         self._trigger_names = trigger_names or {}
-        self._reasons: dict[Key, str | None] = {}
+        self._reasons: dict[Run, str | None] = {}
 
-    def __contains__(self, key: Key) -> bool:
-        return key in self._reasons
+    def __contains__(self, lease: object) -> bool:
+        return bool(self._reasons) and isinstance(lease, Claimed) and run_of(lease) in self._reasons
 
-    def add(self, key: Key, reason: str | None) -> None:
-        self._reasons[key] = reason
+    def add(self, lease: Claimed, reason: str | None) -> None:
+        self._reasons[run_of(lease)] = reason
 
     def settlement(self, lease: Claimed, *, instead_of: Settlement | None = None) -> Settlement:
         """How the run is settled, whatever it returned or raised. What it paid for is kept."""
-        reason = self._reasons.pop(lease[:2])
+        reason = self._reasons.pop(run_of(lease))
         trigger = self._trigger_names.get(lease.trigger_id, str(lease.trigger_id))
         reply = reply_event(lease, trigger=trigger, outcome=Outcome.CANCELLED, output_json=None)
         return Settlement(
@@ -53,6 +54,11 @@ class Cancelled:
             forget_steps=True,
             lane_key=lease.lane_key,
         )
+
+
+def run_of(lease: Claimed) -> Run:
+    """A later lease of the same delivery is another run."""
+    return lease.trigger_id, lease.event_id, lease.lease_epoch
 
 
 class Cancelling:

@@ -125,13 +125,11 @@ class Slots:
     def cancel(self, key: Key, reason: str | None) -> None:
         """A person wants this delivery to end. One that has not begun never does; one that runs is stopped; one that is
         not here, or has finished, is left alone."""
-        if key in self.cancelled:
-            return
         for batch in (*self.waiting, *self.running):
             for lease in batch.left:
-                if lease[:2] != key:
+                if lease[:2] != key or lease in self.cancelled:
                     continue
-                self.cancelled.add(key, reason)
+                self.cancelled.add(lease, reason)
                 if batch in self.running and lease is batch.left[0]:
                     self.running[batch].cancel("cancelled by a person")
                 return
@@ -158,8 +156,7 @@ class Slots:
         self.fill()
 
     async def settlement_of(self, lease: Claimed) -> Settlement:
-        key = lease[:2]
-        if key in self.cancelled:
+        if lease in self.cancelled:
             return self.cancelled.settlement(lease)
         try:
             settlement = await self.attempt(lease)
@@ -167,7 +164,7 @@ class Slots:
             # Only a person, a drain, a lost lease and a lost incarnation cancel; for the latter two nobody settles any
             # more.
             settlement = released(lease, begun=True)
-        if key in self.cancelled:
+        if lease in self.cancelled:
             # Whatever it made of its cancellation. The next delivery of the batch is not cancelled.
             if (task := asyncio.current_task()) is not None:
                 task.uncancel()
