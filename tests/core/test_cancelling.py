@@ -105,7 +105,7 @@ async def test_what_does_not_run_ends_at_once(db: AsyncConnection[Any], place: s
 
 @pytest.mark.parametrize("cancelled", [0, 1, 2])
 async def test_a_lane_goes_on_without_what_was_in_it(db: AsyncConnection[Any], cancelled: int) -> None:
-    """Fails if the lane's counts or its head are wrong afterwards: it would stand still, or go on in another order."""
+    """Fails if the lane's counts are wrong afterwards: it would stand still, or be taken for empty."""
     desk = await Desk.opened(db, ordered=True)
     deliveries = await desk.publish("A", "A", "A")
     await desk.publish("B")

@@ -2,7 +2,7 @@
 -- away, and whatever its run still does changes nothing. It leaves a cancelled run behind.
 -- The lane %(lane_key)s was locked by the statement before, so this one's snapshot shows all of it. A delivery that has
 -- come into a lane since, or into another one, is not found. If it was the first of a lane that waits, the lane waits no
--- more. No row back: it is not here (any more).
+-- more; its head is where it was, which is nowhere behind the first that is left. No row back: it is not here (any more).
 WITH pending AS (
     DELETE FROM reflex.delivery
     WHERE trigger_id = %(trigger_id)s AND event_id = %(event_id)s
@@ -27,12 +27,6 @@ leased AS (
 left_lane AS (
     UPDATE reflex.lane
     SET pending      = lane.pending - 1,
-        head         = CASE WHEN lane.head < ordered.position THEN lane.head ELSE coalesce((
-                           SELECT min(other.position)
-                           FROM reflex.ordered AS other
-                           WHERE other.trigger_id = ordered.trigger_id AND other.key = ordered.key
-                             AND other.event_id <> ordered.event_id
-                       ), lane.head) END,
         available_at = CASE WHEN lane.head < ordered.position THEN lane.available_at END
     FROM ordered
     WHERE lane.trigger_id = ordered.trigger_id AND lane.key = ordered.key
