@@ -63,7 +63,7 @@ async def asking(
         approval_id, tool, "call-1", canonical_json(arguments), call_digest(tool, arguments, lease.delivery_id), None,
         edits, step.fingerprint, 0, now, now + lasts, event,
     )  # fmt: skip
-    wait = Wait(WaitKind.APPROVAL, f"somebody has to approve {tool}", max(lasts, timedelta(0)), (request,))
+    wait = Wait(WaitKind.APPROVAL, f"somebody has to approve {tool}", max(lasts, timedelta(0)), asks=(request,))
     return waiting(lease, wait)._replace(published=(event,))
 
 

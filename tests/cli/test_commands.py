@@ -220,3 +220,36 @@ async def test_help_imports_nothing_that_takes_time(tmp_path: Path) -> None:
         output, error = await process.communicate()
         assert b"Usage:" in output
         assert error.decode().strip() == "[]", arguments
+
+
+async def test_a_delivery_that_waits_is_listed_and_cancelled(shop: Shop) -> None:
+    from reflex.core.log import append
+    from reflex.core.queue import exchange
+    from reflex.core.settlement import Outcome
+    from reflex.core.waiting import Wait, WaitKind
+    from tests.queue_fixtures import claim, enlisted, new_event, settled
+    from tests.queue_fixtures import shop as registered_shop
+
+    registered = await registered_shop(shop.conn)
+    worker_id = await enlisted(shop.conn, registered)
+    await append(shop.conn, [new_event(key="A1")])
+    (lease,) = await claim(shop.conn, worker_id, list(registered.trigger_ids.values()))
+    wait = Wait(WaitKind.EVENT, "waits for the payment")
+    settlement = settled(lease)._replace(outcome=Outcome.WAITING, retry_in=wait.at_most, wait=wait)
+    await exchange(shop.conn, worker_id=worker_id, settlements=[settlement], trigger_ids=[], limit=0)
+
+    async def run(*arguments: str) -> Done:
+        return await reflex(*arguments, folder=shop.folder, url=shop.database_url)
+
+    listed = await run("waiting", "list", "--json")
+    (row,) = listed.json["waiting"]
+    assert (row["id"], row["kind"], row["key"]) == (str(lease.delivery_id), "event", "A1")
+    table = (await run("waiting", "list")).output
+    assert "waits for the payment" in table
+    assert "waiting    1  (reflex waiting list)" in (await run("status")).output
+    cancelled = await run("cancel", row["id"], "--reason", "by mistake")
+    assert (cancelled.code, cancelled.output) == (0, f"{row['id']} is cancelled\n")
+    again = await run("cancel", row["id"])
+    assert (again.code, "has ended: cancelled" in again.error) == (1, True)
+    assert (await run("cancel", "nonsense")).code == 1
+    assert "no delivery waits" in (await run("waiting", "list")).output

@@ -32,7 +32,7 @@ async def test_an_idle_system_without_workers_is_well(client: httpx2.AsyncClient
     assert 0 < found["database"]["latency_ms"] < 5000
     assert found["queue"] == {
         "pending": 0, "scheduled": 0, "running": 0, "dead": 0, "unrouted": 0, "orphaned": 0,
-        "oldest_pending_s": None, "estimated": [], "held_keys": 0,
+        "oldest_pending_s": None, "estimated": [], "held_keys": 0, "waiting": 0,
     }  # fmt: skip
 
 

@@ -107,6 +107,7 @@ HEALTH: Final[dict[str, Any]] = {
         "oldest_pending_s": 41.5,
         "estimated": [],
         "held_keys": 0,
+        "waiting": 0,
     },
     "workers": [],
 }

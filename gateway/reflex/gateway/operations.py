@@ -5,7 +5,7 @@ from typing import Final
 
 from reflex.core import effects, rows
 from reflex.core.api_keys import KeyScope
-from reflex.gateway import dead_letter_routes, effect_routes, example_answers, health, reading
+from reflex.gateway import dead_letter_routes, delivery_routes, effect_routes, example_answers, health, reading
 from reflex.gateway.approval_operations import APPROVAL_OPERATIONS
 from reflex.gateway.ingest import WAIT
 from reflex.gateway.interface import Answer, Body, Operation
@@ -307,6 +307,43 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         + EFFECT_ID.example
         + """/resolve -H "Content-Type: application/json" \\
      -d '{{"done": true, "result": "receipt 17"}}'""",
+    ),
+    Operation(
+        method="GET",
+        path="/waiting",
+        name="listWaiting",
+        group="Deliveries",
+        summary="Deliveries that wait: for a time, an event or a person, and for how long at most.",
+        scopes=READ,
+        parameters=delivery_routes.LIST_PARAMETERS,
+        answers=(Answer(200, "Those that have waited longest first.", delivery_routes.WaitingList),),
+        problems=READS,
+        curl='"{url}/waiting?limit=20"',
+    ),
+    Operation(
+        method="POST",
+        path="/deliveries/{id}/cancel",
+        name="cancelDelivery",
+        group="Deliveries",
+        summary="End a delivery, whatever it does.",
+        scopes=OPERATE,
+        description=(
+            "One that is pending, waits or is dead ends at once. One that runs is stopped by its worker; if it does "
+            "not stop within the lease timeout, its lease is taken away, and nothing it does counts."
+        ),
+        place=DELIVERY_ID,
+        parameters=delivery_routes.CANCEL_PARAMETERS,
+        answers=(
+            Answer(200, "It is cancelled.", delivery_routes.CancelledDelivery),
+            Answer(202, "It runs, and ends soon.", delivery_routes.CancelledDelivery),
+        ),
+        problems={
+            **CROSS_SITE,
+            **READS,
+            404: "There is no such delivery.",
+            409: "It has ended, or is being cancelled already.",
+        },
+        curl='-X POST "{url}/deliveries/' + DELIVERY_ID.example + '/cancel?reason=by+mistake"',
     ),
     Operation(
         method="GET",

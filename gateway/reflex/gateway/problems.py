@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, 
 from reflex.core.approvals import AlreadyDecided, ApprovalOver, DigestDiffers
 from reflex.core.cursors import CursorExpired, CursorRejected
 from reflex.core.effects import DeliveryRunning
-from reflex.core.errors import DatabaseUnavailable, EventRejected, NotFound, ReflexError, Saturated
+from reflex.core.errors import Conflict, DatabaseUnavailable, EventRejected, NotFound, ReflexError, Saturated
 from reflex.core.pages import QueryRejected
 from reflex.core.strict_json import MalformedJson
 
@@ -43,6 +43,7 @@ STATUS: Final[dict[type[ReflexError], HTTPStatus]] = {
     DigestDiffers: HTTPStatus.CONFLICT,
     ApprovalOver: HTTPStatus.GONE,
     DeliveryRunning: HTTPStatus.CONFLICT,
+    Conflict: HTTPStatus.CONFLICT,
     Saturated: HTTPStatus.SERVICE_UNAVAILABLE,
     DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -60,6 +61,7 @@ TITLES: Final = {
     "digest_differs": "The decision is about another call; nothing was changed",
     "approval_over": "Nobody waits for this decision any more",
     "delivery_running": "The delivery is being worked on; nothing was changed",
+    "not_cancellable": "The delivery cannot be cancelled",
     "saturated": "The gateway is busy; nothing was stored",
     "database_unavailable": "The database does not answer",
     "stopping": "The gateway is stopping",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reflex.cli import approvals, budgets, dead_letters, effects, keys, state
+from reflex.cli import approvals, budgets, dead_letters, effects, keys, state, waiting
 from reflex.core.errors import CONFIGURATION_EXIT_CODE, ConfigurationError, ReflexError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(state.app, name="state")
+app.add_typer(waiting.app, name="waiting")
 
 DISTRIBUTIONS = {
     "reflex.gateway": "reflex-fleet-gateway",
@@ -197,6 +198,24 @@ def status(json: Json = False) -> None:
     from reflex.core.settings import load_settings
 
     asyncio.run(show_status(load_settings(), as_json=json))
+
+
+@app.command()
+def cancel(
+    delivery: Annotated[str, typer.Argument(help="The delivery's id: <trigger_id>-<event_id>.")],
+    reason: Annotated[str | None, typer.Option(help="Kept with the delivery.")] = None,
+    json: Json = False,
+) -> None:
+    """End a delivery that is pending, waits, runs or is dead. It does not come back.
+
+    A run is stopped by its worker within seconds; one that does not stop loses its lease, and nothing it does counts.
+    """
+    import asyncio
+
+    from reflex.cli.cancelling import cancel_one
+    from reflex.core.settings import load_settings
+
+    asyncio.run(cancel_one(load_settings(), delivery, reason=reason, as_json=json))
 
 
 @app.command()

@@ -35,6 +35,7 @@ async def show_status(settings: Settings, *, as_json: bool) -> None:
     waited = "" if queue.oldest_pending_s is None else f", the oldest for {queue.oldest_pending_s:.1f} s"
     typer.echo(f"pending    {about.get('pending', '')}{queue.pending}{waited}")
     typer.echo(f"scheduled  {about.get('scheduled', '')}{queue.scheduled}")
+    typer.echo(f"waiting    {queue.waiting}" + ("  (reflex waiting list)" if queue.waiting else ""))
     typer.echo(f"running    {about.get('running', '')}{queue.running}")
     hint = "  (reflex dead-letters list)" if queue.dead else ""
     typer.echo(f"dead       {about.get('dead', '')}{queue.dead}{hint}")

@@ -21,7 +21,7 @@ from reflex.core.approval_event import decided_event
 from reflex.core.approval_waits import canonical_json
 from reflex.core.errors import EventRejected, NotFound, ReflexError
 from reflex.core.ids import DeliveryId
-from reflex.core.lanes import InLane, lock_lanes
+from reflex.core.lanes import STANDSTILL, InLane, lock_lanes
 from reflex.core.log import append
 from reflex.core.pages import DEFAULT_LIMIT, Page, QueryRejected, check_limit, cut, decode_cursor, encode_cursor
 from reflex.core.reads import fetch
@@ -184,7 +184,7 @@ async def decide_approval(
         lane = [InLane(row["trigger_id"], row["lane_key"])] if row["lane_key"] is not None else []
         await lock_lanes(conn, lane, [event])
         for in_lane in lane:  # lock_lanes locks it only together with others
-            await conn.execute(statement("lock_lane"), in_lane._asdict())
+            await conn.execute(statement("lock_lane"), {**in_lane._asdict(), "standstill": STANDSTILL})
         cursor = await conn.execute(
             statement("decide_approval"),
             {

@@ -11,10 +11,11 @@ from reflex.core.approval_waits import begin_approvals
 from reflex.core.journal import forget_steps
 from reflex.core.log import append
 from reflex.core.settlement import Outcome, Settlement
+from reflex.core.statements import statement
 from reflex.core.states import hold_states, write_states
 from reflex.core.waiting import begin_waits
 
-__all__ = ["Settled", "carry_out", "give_way", "have_consequences"]
+__all__ = ["Settled", "carry_out", "forget_cancellations", "give_way", "have_consequences"]
 
 Key = tuple[int, UUID]
 
@@ -85,6 +86,15 @@ async def carry_out(
         await append(conn, events)
     if forgotten := [(s.trigger_id, s.event_id, s.outcome in OVER) for s in held if s.forget_steps]:
         await forget_steps(conn, forgotten)
+    if cancelled := [(s.trigger_id, s.event_id) for s in held if s.outcome is Outcome.CANCELLED]:
+        await forget_cancellations(conn, cancelled)
     if waits := [settlement for settlement in held if settlement.wait is not None]:
         await begin_waits(conn, waits)
         await begin_approvals(conn, waits)
+
+
+async def forget_cancellations(conn: AsyncConnection[Any], deliveries: Collection[tuple[int, UUID]]) -> None:
+    """These deliveries (trigger id, event id) have ended."""
+    trigger_ids, event_ids = zip(*deliveries, strict=True)
+    parameters = {"trigger_id": list(trigger_ids), "event_id": list(event_ids)}
+    await conn.execute(statement("forget_cancellations"), parameters)

@@ -145,13 +145,13 @@ async def retry_dead_letter(conn: AsyncConnection[Any], delivery_id: DeliveryId)
         raise not_dead(delivery_id)
 
 
-async def purge_dead_letter(conn: AsyncConnection[Any], delivery_id: DeliveryId) -> None:
-    """Give up on one dead letter; its event shows it as cancelled.
+async def purge_dead_letter(conn: AsyncConnection[Any], delivery_id: DeliveryId, *, because: str | None = None) -> None:
+    """Give up on one dead letter; its event shows it as cancelled, with `because` instead of "purged by a person".
 
     Raises:
         NotFound: It is none, or somebody else retried or purged it.
     """
-    if not await execute(conn, PURGE, [delivery_id]):
+    if not await execute(conn, PURGE, [delivery_id], because=because):
         raise not_dead(delivery_id)
 
 
@@ -200,9 +200,15 @@ async def in_portions(
     return changed
 
 
-async def execute(conn: AsyncConnection[Any], change: LiteralString, ids: Sequence[DeliveryId]) -> int:
-    """Retry or purge those of `ids` that are still dead letters. Returns how many."""
-    parameters = {"trigger_id": [id.trigger_id for id in ids], "event_id": [id.event_id for id in ids]}
+async def execute(
+    conn: AsyncConnection[Any], change: LiteralString, ids: Sequence[DeliveryId], *, because: str | None = None
+) -> int:
+    """Retry or purge those of `ids` that are still dead letters. Returns how many. `because` says who purged them."""
+    parameters = {
+        "trigger_id": [id.trigger_id for id in ids],
+        "event_id": [id.event_id for id in ids],
+        "because": because,
+    }
     async with conn.cursor() as cursor:
         await cursor.execute(statement(change), parameters)
         return cursor.rowcount

@@ -19,6 +19,7 @@ __all__ = [
     "CONFIGURATION_EXIT_CODE",
     "AppError",
     "ConfigurationError",
+    "Conflict",
     "DatabaseUnavailable",
     "EventRejected",
     "NotFound",
@@ -64,6 +65,12 @@ class NotFound(ReflexError):
     """There is no row for the id that was asked for."""
 
     code = "not_found"
+
+
+class Conflict(ReflexError):
+    """What was asked for is not possible in the state that the thing is in."""
+
+    code = "conflict"
 
 
 class Saturated(ReflexError):

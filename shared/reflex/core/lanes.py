@@ -21,8 +21,18 @@ from reflex.core.events import NewEvent, candidate_routes
 from reflex.core.settlement import Claimed, Settlement, as_arrays
 from reflex.core.statements import only_row, statement
 
-__all__ = ["InLane", "LaneId", "WhenDead", "claim_lanes", "leave_lanes", "lock_lanes", "promote_lanes", "settle_lanes",
-           "sweep_lanes"]  # fmt: skip
+__all__ = [
+    "STANDSTILL",
+    "InLane",
+    "LaneId",
+    "WhenDead",
+    "claim_lanes",
+    "leave_lanes",
+    "lock_lanes",
+    "promote_lanes",
+    "settle_lanes",
+    "sweep_lanes",
+]
 
 Key = tuple[int, UUID]
 LaneId = tuple[int, str]

@@ -44,7 +44,8 @@ class WorkerRow:
 class QueueNumbers:
     """How much is where. Exact below 10,000; `estimated` names the numbers that are larger and only about right.
 
-    `pending` are due, `scheduled` wait for a time, `orphaned` are running deliveries whose worker is gone.
+    `pending` are due, `scheduled` are put off, `waiting` (counted up to 10,000) gave their slot back in the middle of a
+    run, `orphaned` are running deliveries whose worker is gone.
     `held_keys` are keys of ordered triggers that stand still until somebody retries or purges a dead letter.
     `oldest_pending_s` is how long the oldest due delivery has waited, at most; null if none waits.
     """
@@ -58,6 +59,7 @@ class QueueNumbers:
     oldest_pending_s: float | None
     estimated: list[Literal["pending", "scheduled", "running", "dead", "unrouted"]]
     held_keys: int = 0
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 
 from reflex.core.statements import only_row
 
-__all__ = ["Placer", "place"]
+__all__ = ["APPENDS_A_TURN", "Placer", "place"]
 
 APPENDS_A_TURN: Final = 1000
 # A bound moves after so many appends, each time to where the log was at the time before: asking for locks is not free.

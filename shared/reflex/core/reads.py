@@ -53,6 +53,7 @@ __all__ = [
 ]
 
 COUNT_LIMIT: Final = 10_000
+COUNTED: Final = ("pending", "scheduled", "running", "dead", "waiting")
 UNROUTED_COUNT_LIMIT: Final = 1_000
 RUN_LIMIT: Final = 100
 FOLLOW_UP_LIMIT: Final = 100
@@ -254,7 +255,14 @@ async def list_triggers(
     return [
         TriggerRow(
             **{**row, "definition": stored_json(row["definition"])},
-            capped=[state for state in ("pending", "scheduled", "running", "dead") if row[state] >= COUNT_LIMIT],
+            capped=[
+                state for state in ("pending", "scheduled", "running", "dead", "waiting") if row[state] >= COUNT_LIMIT
+            ],
         )
         for row in await fetch(conn, "list_triggers", parameters)
     ]
+
+
+def counted_of(row: DictRow, state: str) -> int:
+    """How many rows were counted for a state: what waits is taken off from where its rows are."""
+    return row[state] + (row["waiting"] if state in ("pending", "scheduled") else 0)

@@ -193,7 +193,8 @@ class EventTypeRow:
 class TriggerRow:
     """A trigger. Its deliveries are counted up to 10,000 a state; `capped` names the numbers that are at least that.
 
-    `pending` are due, `scheduled` wait for a time. A retired trigger gets no new deliveries: no running code has it.
+    `pending` are due, `scheduled` are put off, `waiting` gave their slot back in the middle of a run. A retired trigger
+    gets no new deliveries: no running code has it.
     """
 
     id: int
@@ -209,7 +210,8 @@ class TriggerRow:
     running: int
     dead: int
     live_workers: int
-    capped: list[Literal["pending", "scheduled", "running", "dead"]]
+    capped: list[Literal["pending", "scheduled", "running", "dead", "waiting"]]
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,6 +290,32 @@ sa.Table(
     sa.CheckConstraint("(schema_version IS NULL) = (data IS NULL)", name="schema_version"),
     sa.CheckConstraint("(messages IS NULL) = (usage IS NULL)", name="usage"),
 )
+awaited = sa.Table(
+    "awaited",
+    metadata,
+    key("trigger_id", sa.Integer),
+    key("event_id", sa.Uuid),
+    key("since", AT),
+    key("number", sa.Integer),
+    needed("type_low", ARRAY(TYPE)),
+    needed("type_high", ARRAY(TYPE)),
+    optional("key", sa.Text),
+    needed("position", sa.BigInteger),
+    optional("look_at", AT),
+)
+is_followed = awaited.c.look_at.is_(None)
+sa.Index("ix_awaited_key", awaited.c.key, postgresql_where=is_followed & awaited.c.key.is_not(None))
+sa.Index("ix_awaited_any_key", awaited.c.trigger_id, postgresql_where=is_followed & awaited.c.key.is_(None))
+sa.Index("ix_awaited_look_at", awaited.c.look_at, postgresql_where=awaited.c.look_at.is_not(None))
+sa.Table(
+    "cancellation",
+    metadata,
+    key("trigger_id", sa.Integer),
+    key("event_id", sa.Uuid),
+    optional("reason", sa.Text),
+    needed("asked_at", AT, default=NOW),
+)
+sa.Table("await_mark", metadata, key("position", sa.BigInteger))
 sa.Table(
     "dead_letter",
     metadata,

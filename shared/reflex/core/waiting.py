@@ -14,6 +14,7 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
+from reflex.core.awaiting import Awaited, begin_awaiting
 from reflex.core.statements import statement
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class WaitKind(StrEnum):
 
 
 class Wait(NamedTuple):
-    """For what, and for how long at most. `reason` is a sentence for people.
+    """For what, and for how long at most. `reason` is a sentence for people. Any of the events that are `awaited`, once
+    it is in the log, makes the delivery due.
 
     `asks` are approvals to ask for with it, `awaits` the ids of those asked for before that nobody has decided yet.
     """
@@ -46,6 +48,7 @@ class Wait(NamedTuple):
     kind: WaitKind
     reason: str
     at_most: timedelta = LONGEST_WAIT
+    awaited: tuple[Awaited, ...] = ()
     asks: tuple["ApprovalRequest", ...] = ()
     awaits: tuple[UUID, ...] = ()
 
@@ -63,6 +66,8 @@ async def begin_waits(conn: AsyncConnection[Any], settlements: Sequence["Settlem
             "reason": [wait.reason for _, wait in waits],
         },
     )
+    if awaiting := [(s.trigger_id, s.event_id, wait.awaited) for s, wait in waits if wait.awaited]:
+        await begin_awaiting(conn, awaiting)
 
 
 async def end_waits(conn: AsyncConnection[Any], deliveries: Collection[tuple[int, UUID]]) -> set[tuple[int, UUID]]:

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from psycopg import AsyncConnection, Connection
 
 from reflex.core.statements import statement
 
-__all__ = ["Incarnation", "beat", "dismiss", "enlist", "retire_triggers"]
+__all__ = ["Beat", "Incarnation", "beat", "dismiss", "enlist", "retire_triggers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,23 @@ async def enlist(conn: AsyncConnection[Any], incarnation: Incarnation) -> None:
     )
 
 
-def beat(conn: Connection[Any], worker_id: UUID) -> bool:
-    """Say that the worker lives. False: it was declared dead, and what it held is someone else's by now."""
-    return conn.execute(statement("beat"), {"worker_id": worker_id}).fetchone() is not None
+GRACE: Final = timedelta(seconds=10)
+
+
+class Beat(NamedTuple):
+    """The answer to a heartbeat. `is_overdue`: a run of this worker was to be cancelled, and has not ended since."""
+
+    is_overdue: bool
+
+
+def beat(conn: Connection[Any], worker_id: UUID, *, grace: timedelta = GRACE) -> Beat | None:
+    """Say that the worker lives. None: it was declared dead, and what it held is someone else's by now.
+
+    Args:
+        grace: How long a run that is cancelled may take to end.
+    """
+    row = conn.execute(statement("beat"), {"worker_id": worker_id, "grace": grace}).fetchone()
+    return None if row is None else Beat(row[1])
 
 
 async def dismiss(conn: AsyncConnection[Any], worker_id: UUID) -> None:

@@ -353,3 +353,18 @@ async def test_a_database_that_goes_away_meanwhile_makes_it_a_202(
         await proxy.refuse()
         answer = await asked
         assert (answer.status_code, "see" in answer.json()) == (202, True)
+
+
+async def test_a_cancelled_delivery_answers_whoever_waits_for_it(client: httpx2.AsyncClient, worker: Worker) -> None:
+    """Fails without the reply of a cancellation: the request would wait until it looks by itself."""
+    asked = asking(client)
+    await is_waiting()
+    (lease,) = (await worker.claims(1))["pack"]
+    await worker.settles(lease, Outcome.RETRY)
+    began = time.monotonic()
+    assert (await client.post(f"/deliveries/{lease.delivery_id}/cancel", params={"reason": "no"})).status_code == 200
+    answer = (await asked).json()
+    assert time.monotonic() - began < 3
+    assert [(each["state"], each["error"]) for each in answer["deliveries"]] == [
+        ("cancelled", "cancelled by a person: no")
+    ]

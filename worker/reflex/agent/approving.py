@@ -147,7 +147,8 @@ class Approving(AbstractCapability[Any]):
         shown = ", ".join(f"{tool} ({approval_id})" for tool, approval_id in calls[:SHOWN_CALLS])
         more = f" and {len(calls) - SHOWN_CALLS} more" if len(calls) > SHOWN_CALLS else ""
         reason = f"somebody has to approve {shown}{more}"
-        suspend(Wait(WaitKind.APPROVAL, reason, max(min(left), SHORTEST_WAIT), tuple(asks), tuple(pending)))
+        at_most = max(min(left), SHORTEST_WAIT)
+        suspend(Wait(WaitKind.APPROVAL, reason, at_most, asks=tuple(asks), awaits=tuple(pending)))
 
     async def _request(self, question: Question, answers: Mapping[UUID, Answer], now: datetime) -> ApprovalRequest:
         """The question as it will be stored when the run is settled. Its id is journaled first: should the worker die

@@ -12,11 +12,14 @@ from pydantic import ValidationError
 from reflex.agent.approval_policy import ApprovalPolicy
 from reflex.agent.divergence import Course
 from reflex.agent.effects import Effect, EffectMisuse
+from reflex.agent.filters import Filter
 from reflex.agent.journal import Journal, current_call, note_published, note_remembered
 from reflex.agent.progress import RunProgress
 from reflex.agent.publishing import PublishError, RunLimits, caused_event
 from reflex.agent.state import StateError
 from reflex.agent.suspension import sleep
+from reflex.agent.wait_for import WhoseKey, wait_for
+from reflex.core.cursors import Cursor
 from reflex.core.errors import EventRejected
 from reflex.core.events import BaseEvent, Event, EventRegistry, NewEvent
 from reflex.core.ids import DeliveryId
@@ -234,6 +237,33 @@ class AgentContext:
             ValueError: It is longer than ten years, or a moment without a time zone.
         """
         await sleep(self.journal, duration)
+
+    async def wait_for(
+        self,
+        filter: Filter,
+        *,
+        timeout: timedelta | float | None = None,
+        key: str | WhoseKey | None = WhoseKey.OWN,
+        after: BaseEvent | Cursor | str | None = None,
+    ) -> BaseEvent | None:
+        """Wait without a slot for an event that the filter matches: the run ends here, and when the event is there the
+        delivery runs again from its beginning, as after `sleep`. Each later attempt gets the very same event.
+
+        Args:
+            filter: As a trigger's. Its types and the key decide when the run is woken, the rest of it is asked then.
+            timeout: How long at most, as a `timedelta` or in seconds. It counts from when the wait was first reached.
+            key: The event's key: that of this run's event by default; None for any, and for events without one.
+            after: From where in the log to look: behind an event that was received (`ctx.event`, or what an earlier
+                wait returned), or behind a cursor. By default, from where the wait was first reached.
+
+        Returns:
+            The event, as `ctx.event` is one; None when the time is over.
+
+        Raises:
+            TypeError, ValueError: An argument makes no sense; or the key is this run's, and its event has none.
+            FilterError: The filter raised. If it is not caught, the run counts as failed.
+        """
+        return await wait_for(self.journal, self._record, filter, timeout=timeout, key=key, after=after)
 
     async def run_agent(
         self,

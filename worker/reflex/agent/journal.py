@@ -15,6 +15,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
+from reflex.agent.waits import Waits
 from reflex.core.errors import ReflexError
 from reflex.core.events import NewEvent
 from reflex.core.ids import DeliveryId
@@ -109,6 +110,7 @@ class Journal:
         taken: Which numbers equal tool calls of this attempt have got, by the address of the ledger.
         inside: Capabilities of pydantic-ai that stand between the journal and what costs. A test counts there what is
             really done.
+        waits: What the run waits for.
     """
 
     inside: Sequence[Any] = ()
@@ -116,6 +118,7 @@ class Journal:
     def __init__(self, store: StepStore, delivery_id: DeliveryId, lease_epoch: int) -> None:
         self.used = False
         self.replayed: dict[str, int] = {}
+        self.waits = Waits()
         self.store = store
         self.delivery_id = delivery_id
         self.lease_epoch = lease_epoch

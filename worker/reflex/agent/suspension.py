@@ -61,15 +61,17 @@ async def sleep(journal: "Journal | None", duration: timedelta | float | datetim
         await asyncio.sleep(time.total_seconds())
         return
     name = asked.isoformat() if isinstance(asked, datetime) else f"{asked.total_seconds():.6f}"
-    step = await journal.look_up(StepKind.WAIT, hashlib.sha256(f"sleep {name}".encode()).digest())
-    now = await journal.now()
-    if step.recorded is None:
-        until = asked if isinstance(asked, datetime) else now + asked
-        await journal.record(step, orjson.dumps({"until": until}).decode())
-    else:
-        until = datetime.fromisoformat(orjson.loads(step.recorded)["until"])
+    with journal.waits.looking():
+        step = await journal.look_up(StepKind.WAIT, hashlib.sha256(f"sleep {name}".encode()).digest())
+        now = await journal.now()
+        if step.recorded is None:
+            until = asked if isinstance(asked, datetime) else now + asked
+            await journal.record(step, orjson.dumps({"until": until}).decode())
+        else:
+            until = datetime.fromisoformat(orjson.loads(step.recorded)["until"])
     if now < until:
-        suspend(Wait(WaitKind.TIME, f"sleeps until {until.isoformat(timespec='seconds')}", until - now))
+        reason = f"sleeps until {until.isoformat(timespec='seconds')}"
+        await journal.waits.suspend(Wait(WaitKind.TIME, reason, until - now))
 
 
 def checked(duration: timedelta | float | datetime) -> timedelta | datetime:

@@ -1,7 +1,8 @@
 """One attempt at a delivery: filter, run the agent, turn whatever happened into a settlement."""
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +24,7 @@ from reflex.agent.remembering import recall
 from reflex.agent.spending import Spending
 from reflex.agent.suspension import wait_of
 from reflex.agent.triggers import Trigger
+from reflex.agent.waits import together
 from reflex.core import telemetry
 from reflex.core.events import Event, NewEvent
 from reflex.core.ids import DeliveryId
@@ -50,6 +52,7 @@ class Attempts:
     audience: Audience | None = None
     log: Any = field(default_factory=lambda: structlog.get_logger().bind())
     run_log: RunLog = field(default_factory=RunLog)
+    cancelled: Container[Claimed] = ()
     traced: bool = field(default_factory=telemetry.enabled)
     open_journal: Callable[[StepStore, DeliveryId, int], Journal] = Journal
 
@@ -145,7 +148,12 @@ class Attempts:
             if (diverged := diverged_of(error)) is not None:
                 return self.diverged(claimed, trigger, diverged, started, trace_id)
             usage = as_json(usage_of(ctx)) if ctx is not None else None
+            if isinstance(error, asyncio.CancelledError) and claimed in self.cancelled:
+                # By a person: it is settled as that where it was cancelled, with what it had paid for.
+                return settled(claimed, Outcome.RELEASED, usage=usage, trace_id=trace_id)
             if (wait := wait_of(error)) is not None:
+                if journal is not None:
+                    wait = together(wait, journal.waits.open)
                 self.log.info("run waits", waits_for=wait.kind, reason=wait.reason, duration_ms=milliseconds(started))
                 return settled(
                     claimed,

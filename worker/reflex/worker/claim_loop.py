@@ -20,6 +20,7 @@ from reflex.core.ids import DeliveryId
 from reflex.core.lanes import LaneId
 from reflex.core.queue import Exchanged, exchange, own_leases, slots_taken
 from reflex.core.settlement import Claimed, Outcome, Settlement
+from reflex.worker.cancelling import Cancelled
 from reflex.worker.slots import Key, Slots
 
 __all__ = ["ClaimLoop"]
@@ -44,6 +45,7 @@ class ClaimLoop:
         attempt: Callable[[Claimed], Awaitable[Settlement]],
         ordered_ids: Sequence[int] = (),
         answer_within_s: float = 20,
+        cancelled: Cancelled | None = None,
     ) -> None:
         """`attempt` runs one delivery and never raises but on cancellation. `ordered_ids` are those of the triggers
         that are ordered. After `answer_within_s` a connection that does not answer is given up."""
@@ -60,7 +62,7 @@ class ClaimLoop:
         self.hungry = True
         self.closing = False
         self.signal = asyncio.Event()
-        self.slots = Slots(concurrency, attempt, on_finished=self.signal.set)
+        self.slots = Slots(concurrency, attempt, on_finished=self.signal.set, cancelled=cancelled)
         self.conn: AsyncConnection[Any] | None = None
         self.strays_checked_at = 0.0
         self.log = structlog.get_logger().bind(worker_id=str(worker_id))
@@ -68,6 +70,11 @@ class ClaimLoop:
     def wake(self) -> None:
         """There may be something to claim."""
         self.hungry = True
+        self.signal.set()
+
+    def cancel(self, key: Key, reason: str | None) -> None:
+        """As `Slots.cancel`."""
+        self.slots.cancel(key, reason)
         self.signal.set()
 
     async def run(self) -> None:

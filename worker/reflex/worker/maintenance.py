@@ -4,9 +4,9 @@ Only retention is done by one at a time."""
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import structlog
 from psycopg import AsyncConnection
@@ -21,7 +21,10 @@ from reflex.core.spending import forget_spend, give_back
 from reflex.core.workers import retire_triggers
 from reflex.worker.standing import standing
 
-__all__ = ["Maintenance"]
+__all__ = ["Chore", "Maintenance"]
+
+# Returns in how many seconds it is due again.
+Chore: TypeAlias = Callable[[AsyncConnection[Any]], Awaitable[float]]
 
 BATCH: Final = 1000
 # A chore that takes longer than so many lease timeouts has lost its connection and does not know it.
@@ -36,8 +39,17 @@ class Maintenance:
     knows any more, clears away lanes that are empty or not wanted any more, gives back what was set aside of budgets by
     runs that are gone, and prunes what is older than `keep`."""
 
-    def __init__(self, url: str, *, lease_timeout_s: float, keep: timedelta | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        lease_timeout_s: float,
+        keep: timedelta | None = None,
+        others: Mapping[str, Chore] | None = None,
+    ) -> None:
+        """`others` are chores of other parts of the worker, by name."""
         self.url = url
+        self.others = others or {}
         self.lease_timeout_s = lease_timeout_s
         self.keep = keep
         self.pruning: Pruning | None = None
@@ -46,9 +58,9 @@ class Maintenance:
         self.steady_since = 0.0
         self.due: dict[str, float] = {}
 
-    def wake(self) -> None:
-        """Triggers changed: look at the unrouted events at once."""
-        self.due.pop("route", None)
+    def wake(self, chore: str = "route") -> None:
+        """Do this chore at once. By default: triggers changed, look at the unrouted events."""
+        self.due.pop(chore, None)
         self.signal.set()
 
     async def run(self) -> None:
@@ -61,7 +73,7 @@ class Maintenance:
         await self.rounds(conn)
 
     async def rounds(self, conn: AsyncConnection[Any]) -> None:
-        chores: dict[str, Callable[[AsyncConnection[Any]], Awaitable[float]]] = {
+        chores: dict[str, Chore] = {
             "promote": self.promote,
             "reap": self.reap,
             "route": self.route,
@@ -69,6 +81,7 @@ class Maintenance:
             "clear": self.clear,
             "give back": self.give_back,
             "prune": self.prune,
+            **self.others,
         }
         self.due = {}
         last = boot_clock()

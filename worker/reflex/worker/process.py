@@ -19,6 +19,8 @@ from reflex.agent.app import App, load_app
 from reflex.agent.models import Models, resolve_models
 from reflex.agent.publishing import RunLimits
 from reflex.core import telemetry
+from reflex.core.awaiting import AWAIT_CHANNEL
+from reflex.core.cancelling import CANCEL_CHANNEL
 from reflex.core.circuits import Circuits
 from reflex.core.database import answered_within, connect, describe, is_connection_error
 from reflex.core.errors import ConfigurationError
@@ -29,6 +31,8 @@ from reflex.core.registration import REGISTRY_CHANNEL, Registered, register
 from reflex.core.settings import Settings
 from reflex.core.workers import Incarnation, dismiss, enlist
 from reflex.worker.attempt import Attempts
+from reflex.worker.awaiting import Awaiting
+from reflex.worker.cancelling import Cancelled, Cancelling, TakingAway
 from reflex.worker.claim_loop import ClaimLoop
 from reflex.worker.heartbeat import Heartbeat
 from reflex.worker.maintenance import Maintenance
@@ -124,6 +128,7 @@ async def live(
         tuple(registered.schedule_ids.values()),
     )  # fmt: skip
     progress = ProgressPublisher(url)
+    cancelled = Cancelled({trigger_id: trigger.name for trigger_id, trigger in triggers.items()})
     loop = ClaimLoop(
         url,
         worker_id=worker_id,
@@ -148,9 +153,16 @@ async def live(
             ),
             steps=steps,
             audience=progress,
+            cancelled=cancelled,
         ),
+        cancelled=cancelled,
     )
-    maintenance = Maintenance(url, lease_timeout_s=settings.lease_timeout_s, keep=settings.keep)
+    awaiting = Awaiting(url)
+    cancelling = Cancelling(worker_id, grace_s=settings.lease_timeout_s, stop=loop.cancel)
+    maintenance = Maintenance(
+        url, lease_timeout_s=settings.lease_timeout_s, keep=settings.keep,
+        others={"await": awaiting.look_for_waits, "cancel": cancelling.look},
+    )  # fmt: skip
     timers = Timers(url, schedule_ids=incarnation.schedule_ids, poll_interval_s=settings.poll_interval_s)
     await patiently(url, stopping, lambda conn: enlist(conn, incarnation))
     if stopping.asked.is_set():
@@ -163,6 +175,7 @@ async def live(
         worker_id=worker_id,
         lease_timeout_s=settings.lease_timeout_s,
         on_declared_dead=lambda: event_loop.call_soon_threadsafe(declared_dead.set),
+        on_overdue=TakingAway(url, grace_s=settings.lease_timeout_s).begin,
     )
     heartbeat.start()
 
@@ -170,9 +183,14 @@ async def live(
         maintenance.wake()
         timers.wake()
 
-    channels = {WAKE_CHANNEL: loop.wake, REGISTRY_CHANNEL: registry_changed}
+    channels = {
+        WAKE_CHANNEL: loop.wake,
+        REGISTRY_CHANNEL: registry_changed,
+        AWAIT_CHANNEL: awaiting.wake,
+        CANCEL_CHANNEL: lambda: maintenance.wake("cancel"),
+    }
     listening = listen(url, channels, watch=progress.watch)
-    background = [asyncio.create_task(listening), asyncio.create_task(maintenance.run())]
+    background = [asyncio.create_task(part) for part in (listening, maintenance.run(), awaiting.run())]
     if incarnation.schedule_ids:
         background.append(asyncio.create_task(timers.run()))
     claiming = asyncio.create_task(loop.run())

@@ -18,6 +18,7 @@ from uuid import UUID
 import structlog
 
 from reflex.core.settlement import NOT_BEGUN, Claimed, Outcome, Settlement
+from reflex.worker.cancelling import Cancelled
 
 __all__ = ["Batch", "Key", "Slots"]
 
@@ -55,11 +56,16 @@ class Slots:
     `on_finished` is told of each settlement."""
 
     def __init__(
-        self, concurrency: int, attempt: Callable[[Claimed], Awaitable[Settlement]], on_finished: Callable[[], None]
+        self,
+        concurrency: int,
+        attempt: Callable[[Claimed], Awaitable[Settlement]],
+        on_finished: Callable[[], None],
+        cancelled: Cancelled | None = None,
     ) -> None:
         self.concurrency = concurrency
         self.attempt = attempt
         self.on_finished = on_finished
+        self.cancelled = cancelled or Cancelled()
         self.waiting: deque[Batch] = deque()
         self.running: dict[Batch, asyncio.Task[None]] = {}
         self.finished: list[Settlement] = []
@@ -117,6 +123,18 @@ class Slots:
             if batch in lost:
                 run.cancel("the lease was lost")
 
+    def cancel(self, key: Key, reason: str | None) -> None:
+        """A person wants this delivery to end. One that has not begun never does; one that runs is stopped; one that is
+        not here, or has finished, is left alone."""
+        for batch in (*self.waiting, *self.running):
+            for lease in batch.left:
+                if lease[:2] != key or lease in self.cancelled:
+                    continue
+                self.cancelled.add(lease, reason)
+                if batch in self.running and lease is batch.left[0]:
+                    self.running[batch].cancel("cancelled by a person")
+                return
+
     def fill(self) -> None:
         while self.waiting and len(self.running) < self.concurrency:
             batch = self.waiting.popleft()
@@ -139,11 +157,20 @@ class Slots:
         self.fill()
 
     async def settlement_of(self, lease: Claimed) -> Settlement:
+        if lease in self.cancelled:
+            return self.cancelled.settlement(lease)
         try:
-            return await self.attempt(lease)
+            settlement = await self.attempt(lease)
         except asyncio.CancelledError:
-            # Only a drain, a lost lease and a lost incarnation cancel; for the latter two nobody settles any more.
-            return released(lease, begun=True)
+            # Only a person, a drain, a lost lease and a lost incarnation cancel; for the latter two nobody settles any
+            # more.
+            settlement = released(lease, begun=True)
+        if lease in self.cancelled:
+            # Whatever it made of its cancellation. The next delivery of the batch is not cancelled.
+            if (task := asyncio.current_task()) is not None:
+                task.uncancel()
+            return self.cancelled.settlement(lease, instead_of=settlement)
+        return settlement
 
     async def stop(self) -> None:
         """Cancel what runs. A run that swallows its cancellation is given back all the same: the fence keeps its

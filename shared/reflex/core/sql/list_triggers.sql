@@ -11,12 +11,13 @@ SELECT trigger.trigger_id AS id, trigger.name, app.name AS app,
                  UNION ALL
                  SELECT FROM reflex.ordered WHERE ordered.trigger_id = trigger.trigger_id
                  LIMIT %(count_limit)s) AS counted
-       ) AS pending,
+       ) - waits.in_lanes AS pending,
        (
            SELECT count(*)
            FROM (SELECT FROM reflex.scheduled WHERE scheduled.trigger_id = trigger.trigger_id
                  LIMIT %(count_limit)s) AS counted
-       ) AS scheduled,
+       ) - waits.put_off AS scheduled,
+       waits.in_lanes + waits.put_off AS waiting,
        (
            SELECT count(*)
            FROM (SELECT FROM reflex.lease WHERE lease.trigger_id = trigger.trigger_id
@@ -35,4 +36,9 @@ SELECT trigger.trigger_id AS id, trigger.name, app.name AS app,
        ) AS live_workers
 FROM reflex.trigger
 JOIN reflex.app USING (app_id)
+CROSS JOIN LATERAL (
+    SELECT count(lane_key) AS in_lanes, count(*) - count(lane_key) AS put_off
+    FROM (SELECT lane_key FROM reflex.waiting WHERE waiting.trigger_id = trigger.trigger_id
+          LIMIT %(count_limit)s) AS counted
+) AS waits
 ORDER BY app.name, trigger.name

@@ -1,5 +1,6 @@
--- Lock one lane, if it is there. Who waits for this lock must hold no other lane's, unless it is this one.
-SELECT trigger_id
+-- Lock one lane, if there is one, before a delivery is taken out of it. Who dies or freezes between this and the commit
+-- is cut off by the server: appends to the lane wait.
+SELECT set_config('idle_in_transaction_session_timeout', %(standstill)s, true) AS standstill
 FROM reflex.lane
-WHERE trigger_id = %(trigger_id)s::int AND key = %(lane_key)s::text
+WHERE trigger_id = %(trigger_id)s AND key = %(lane_key)s::text
 FOR UPDATE

@@ -39,7 +39,7 @@ forgotten AS (
 recorded AS (
     INSERT INTO reflex.run (trigger_id, event_id, lease_epoch, attempt, worker_id, started_at, outcome, error)
     SELECT trigger_id, event_id, lease_epoch + 1, attempt, '00000000-0000-0000-0000-000000000000', now(), 'cancelled',
-           'purged by a person; it was a dead letter (' || reason || ')'
+           coalesce(%(because)s, 'purged by a person') || '; it was a dead letter (' || reason || ')'
     FROM purged
     RETURNING trigger_id, event_id
 )

@@ -1,5 +1,6 @@
 -- How much is where. Each table is counted up to a limit; beyond it the answer is the planner's estimate, the density
 -- of rows at the last vacuum times the size of the table now. Counting a million rows takes longer than a look should.
+-- Deliveries that wait have their rows among those that are put off, or in lanes, and do not count there.
 -- Waiting counts from when a delivery could first run: accepted, due, or its last run's end. A delivery does not
 -- carry that moment, so the oldest few of each trigger, and the first of the lanes that
 -- have waited longest, are looked up in the log.
@@ -32,6 +33,10 @@ number AS (
            count >= %(count_limit)s AS estimated
     FROM counted
     JOIN tables USING (name)
+),
+waits AS (
+    SELECT count(lane_key) AS in_lanes, count(*) - count(lane_key) AS put_off
+    FROM (SELECT lane_key FROM reflex.waiting LIMIT %(count_limit)s) AS few
 ),
 waiting_since AS (
     SELECT greatest(event.created_at, event.available_at, run.finished_at) AS moment
@@ -73,8 +78,9 @@ waiting_since AS (
     UNION ALL
     (SELECT available_at FROM reflex.scheduled ORDER BY available_at LIMIT 1)
 )
-SELECT sum(number) FILTER (WHERE name IN ('delivery', 'ordered'))::bigint AS pending,
-       sum(number) FILTER (WHERE name = 'scheduled')::bigint AS scheduled,
+SELECT greatest(0, sum(number) FILTER (WHERE name IN ('delivery', 'ordered')) - min(waits.in_lanes))::bigint AS pending,
+       greatest(0, sum(number) FILTER (WHERE name = 'scheduled') - min(waits.put_off))::bigint AS scheduled,
+       min(waits.in_lanes + waits.put_off) AS waiting,
        sum(number) FILTER (WHERE name = 'lease')::bigint AS running,
        sum(number) FILTER (WHERE name = 'dead_letter')::bigint AS dead,
        sum(number) FILTER (WHERE name = 'unrouted')::bigint AS unrouted,
@@ -102,3 +108,4 @@ SELECT sum(number) FILTER (WHERE name IN ('delivery', 'ordered'))::bigint AS pen
        ) AS orphaned,
        (SELECT count(*) FROM (SELECT FROM reflex.lane WHERE held > 0 LIMIT %(count_limit)s) AS few) AS held_keys
 FROM number
+CROSS JOIN waits

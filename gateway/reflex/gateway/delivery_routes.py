@@ -1,0 +1,77 @@
+"""Deliveries over HTTP: which wait, and ending one."""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final, Literal
+from uuid import UUID
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from reflex.core.cancelling import cancel_delivery
+from reflex.core.errors import NotFound
+from reflex.core.ids import DeliveryId
+from reflex.core.waiting_list import WaitingRow, list_waiting
+from reflex.gateway.answers import json_answer
+from reflex.gateway.connections import change, read
+from reflex.gateway.dead_letter_routes import refuse_cross_site
+from reflex.gateway.query import LIMIT, Parameter, read_query
+
+__all__ = ["CANCEL_PARAMETERS", "LIST_PARAMETERS", "CancelledDelivery", "WaitingList", "routes"]
+
+LIST_PARAMETERS: Final = (LIMIT,)
+CANCEL_PARAMETERS: Final = (Parameter("reason", "text", "Why; kept with the delivery.", "by mistake"),)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("reflex.gateway.deliveries")
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingList:
+    """Deliveries that wait, those that have waited longest first."""
+
+    waiting: list[WaitingRow]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelledDelivery:
+    """A delivery that has ended, or that runs and is about to."""
+
+    id: str
+    event_id: UUID
+    state: Literal["cancelled", "cancelling"]
+
+
+async def waiting(request: Request) -> Response:
+    values = read_query(request, LIST_PARAMETERS)
+    return json_answer(WaitingList(await read(request, lambda conn: list_waiting(conn, **values))))
+
+
+async def cancel(request: Request) -> Response:
+    refuse_cross_site(request)
+    values = read_query(request, CANCEL_PARAMETERS)
+    delivery_id = parse_delivery_id(request.path_params["id"])
+    state = await change(request, lambda conn: cancel_delivery(conn, delivery_id, **values))
+    log.info("delivery cancelled", delivery_id=str(delivery_id), state=state)
+    status = HTTPStatus.ACCEPTED if state == "cancelling" else HTTPStatus.OK
+    return json_answer(CancelledDelivery(str(delivery_id), delivery_id.event_id, state), status=status)
+
+
+def parse_delivery_id(text: str) -> DeliveryId:
+    try:
+        delivery_id = DeliveryId.parse(text)
+    except ValueError:
+        delivery_id = None
+    if delivery_id is None or str(delivery_id) != text.lower():
+        raise NotFound(
+            f"there is no delivery {text[:80]!r}: an id looks like 3-0198a1b2-0000-7000-8000-000000000000, "
+            "as GET /events/{id} shows it"
+        )
+    return delivery_id
+
+
+routes: list[Route] = [
+    Route("/waiting", waiting, methods=["GET"]),
+    Route("/deliveries/{id}/cancel", cancel, methods=["POST"]),
+]

@@ -1,0 +1,111 @@
+"""Cancelled runs: which runs of this worker a person wants to end, and how such a run is settled."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+from reflex.core.cancelling import asked_cancellations, because, finish_cancellations
+from reflex.core.database import connect
+from reflex.core.replies import reply_event
+from reflex.core.settlement import Claimed, Outcome, Settlement
+
+__all__ = ["Cancelled", "Cancelling", "TakingAway"]
+
+Key = tuple[int, UUID]
+Run = tuple[int, UUID, int]
+# How often a worker looks for cancellations of which it was not told.
+LOOK_S = 1.0
+
+
+class Cancelled:
+    """The runs of a worker that were cancelled and have not been settled yet."""
+
+    def __init__(self, trigger_names: Mapping[int, str] | None = None) -> None:
+        self._trigger_names = trigger_names or {}
+        self._reasons: dict[Run, str | None] = {}
+
+    def __contains__(self, lease: object) -> bool:
+        return bool(self._reasons) and isinstance(lease, Claimed) and run_of(lease) in self._reasons
+
+    def add(self, lease: Claimed, reason: str | None) -> None:
+        self._reasons[run_of(lease)] = reason
+
+    def settlement(self, lease: Claimed, *, instead_of: Settlement | None = None) -> Settlement:
+        """How the run is settled, whatever it returned or raised. What it paid for is kept."""
+        reason = self._reasons.pop(run_of(lease))
+        trigger = self._trigger_names.get(lease.trigger_id, str(lease.trigger_id))
+        reply = reply_event(lease, trigger=trigger, outcome=Outcome.CANCELLED, output_json=None)
+        return Settlement(
+            lease.trigger_id,
+            lease.event_id,
+            lease.lease_epoch,
+            Outcome.CANCELLED,
+            error=because(reason),
+            usage=instead_of.usage if instead_of is not None else None,
+            trace_id=instead_of.trace_id if instead_of is not None else None,
+            published=(reply,) if reply else (),
+            forget_steps=True,
+            lane_key=lease.lane_key,
+        )
+
+
+def run_of(lease: Claimed) -> Run:
+    """A later lease of the same delivery is another run."""
+    return lease.trigger_id, lease.event_id, lease.lease_epoch
+
+
+class Cancelling:
+    """The chore that carries out cancellations: stops this worker's runs, and does what nobody else will."""
+
+    def __init__(self, worker_id: UUID, *, grace_s: float, stop: Callable[[Key, str | None], None]) -> None:
+        """`stop` stops a run of this worker, if it is one. A run that has not ended after `grace_s` loses its lease."""
+        self.worker_id = worker_id
+        self.grace = timedelta(seconds=grace_s)
+        self.stop = stop
+
+    async def look(self, conn: AsyncConnection[Any]) -> float:
+        """Returns in how many seconds to look again."""
+        for key, reason in (await asked_cancellations(conn, self.worker_id)).items():
+            self.stop(key, reason)
+        await taken_away(conn, self.grace)
+        return LOOK_S
+
+
+class TakingAway:
+    """Takes the leases from cancelled runs that block the event loop: from a thread, over a connection of its own."""
+
+    def __init__(self, url: str, *, grace_s: float) -> None:
+        self.url = url
+        self.grace = timedelta(seconds=grace_s)
+        self.thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Returns at once. May be called from any thread, but only from one."""
+        if self.thread is None or not self.thread.is_alive():
+            self.thread = threading.Thread(target=lambda: asyncio.run(self.take()), name="cancelling", daemon=True)
+            self.thread.start()
+
+    async def take(self) -> None:
+        try:
+            async with (
+                asyncio.timeout(self.grace.total_seconds()),
+                await connect(self.url, name="reflex cancelling") as conn,
+            ):
+                await taken_away(conn, self.grace)
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            structlog.get_logger().warning("could not take the lease from a cancelled run; trying again",
+                                           error=str(error).strip())  # fmt: skip
+
+
+async def taken_away(conn: AsyncConnection[Any], grace: timedelta) -> None:
+    for delivery_id in await finish_cancellations(conn, grace=grace):
+        structlog.get_logger().warning(
+            "a cancelled run does not end, and loses its lease: nothing it does counts", delivery_id=str(delivery_id)
+        )
