@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent, DeferredToolRequests, RunContext
+from pydantic_ai import Agent, CallDeferred, DeferredToolRequests, RunContext
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
@@ -261,9 +261,9 @@ async def test_a_conversation_that_ended_with_an_open_call_goes_on(
     """Fails without repair_messages: pydantic-ai takes no prompt after a call that nobody answered."""
     agent: Agent[None, str | DeferredToolRequests] = Agent(output_type=[str, DeferredToolRequests])
 
-    @agent.tool_plain(requires_approval=True)
+    @agent.tool_plain
     def refund() -> str:  # pyright: ignore[reportUnusedFunction]
-        return "done"
+        raise CallDeferred
 
     async with keyed(database_url, monkeypatch, tool_call("refund", {}), text("as you like")) as t:
         assert (await t.attempt(agent, memory=KEEPS, prompt="refund me")).outcome is Outcome.SUCCEEDED

@@ -16,6 +16,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
+from reflex.agent import spending
 from reflex.agent.budgeting import BudgetedModel
 from reflex.agent.budgets import Budget, Price
 from reflex.agent.context import AgentContext
@@ -23,7 +24,6 @@ from reflex.agent.signals import Retry
 from reflex.agent.spending import Spending, wait_of
 from reflex.agent.suspension import Suspended
 from reflex.core.budget_reads import list_budgets, raise_budget
-from reflex.core.journal import StepStore
 from reflex.core.log import append
 from reflex.core.queue import exchange, promote_scheduled
 from reflex.core.settlement import Outcome, Settlement
@@ -354,10 +354,11 @@ async def test_a_trigger_without_budgets_asks_the_database_nothing(
 ) -> None:
     """Fails if every run gets a Spending, and what counts nothing is wrapped all the same."""
 
-    async def refuses(*_: Any) -> Any:
+    async def refuses(*_: Any, **__: Any) -> Any:
         raise AssertionError("asked")
 
-    monkeypatch.setattr(StepStore, "do", refuses)
+    monkeypatch.setattr(spending, "reserve", refuses)
+    monkeypatch.setattr(spending, "settle_spend", refuses)
     async with till(database_url, monkeypatch, calls("A"), text("ship it")) as t:
         assert (await t.attempt(stock_agent(Counter()))).outcome is Outcome.SUCCEEDED
         assert (await count(t.conn, "spend"), await count(t.conn, "reservation")) == (0, 0)

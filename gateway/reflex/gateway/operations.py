@@ -22,8 +22,6 @@ DELIVERY_ID: Final = Parameter(
 EFFECT_ID: Final = Parameter(
     "id", "text", "The effect's id: `<delivery_id>.<step>`.", "3-0198a1b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b.2"
 )
-
-
 BAD_QUERY: Final = {400: "An unknown parameter, or a value that makes no sense."}
 UNAVAILABLE: Final = {503: "The database does not answer, or too many reads are under way."}
 READS: Final = {**BAD_QUERY, **UNAVAILABLE}
@@ -35,7 +33,6 @@ OPEN: Final = ()
 PUBLISH: Final = (KeyScope.PUBLISH,)
 READ: Final = (KeyScope.READ,)
 OPERATE: Final = (KeyScope.OPERATE,)
-
 OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="POST",
