@@ -18,12 +18,19 @@ import psycopg
 
 from reflex.core.lifeline import die_with_parent
 
-__all__ = ["ReflexProcess", "eventually", "free_port", "gateway", "reflex_process", "sessions", "worker"]
+__all__ = ["SELDOM_LOOKS", "ReflexProcess", "eventually", "free_port", "gateway", "reflex_process", "sessions",
+           "worker"]  # fmt: skip
 
 READY_TIMEOUT_S = 30.0  # two cores, several suites at once
 STOP_TIMEOUT_S = 10.0
 # What a developer's shell may set and a test must not see.
 OURS = ("PYTEST_", "REFLEX_", "DATABASE_URL", "DEFAULT_MODEL", "OTEL_", "LOGFIRE_", "PG")
+
+# At the top of an app: its worker is told of what there is to do, or does not learn of it in time.
+SELDOM_LOOKS = """
+import reflex.worker.awaiting, reflex.worker.maintenance
+reflex.worker.maintenance.LOOK_S = reflex.worker.awaiting.LONGEST_S = 3600
+"""
 
 T = TypeVar("T")
 

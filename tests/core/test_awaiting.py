@@ -7,10 +7,10 @@ from uuid import UUID
 import pytest
 from psycopg import AsyncConnection
 
+from reflex.core.agenda import read_agenda
 from reflex.core.awaiting import (
     AWAIT_CHANNEL,
     Awaited,
-    any_awaited,
     find_awaited,
     forget_awaited,
     place_of_event,
@@ -189,7 +189,7 @@ async def test_a_wait_that_is_over_is_swept_and_one_that_is_not_stays(db: AsyncC
     assert (await find_awaited(db)).deliveries == {woken.key}
     await end_waits(db, {woken.key, patient.key})
     await forget_awaited(db, {woken.key, patient.key})
-    assert not await any_awaited(db)
+    assert not (await read_agenda(db)).awaited
     assert not (await find_awaited(db)).anything
 
 
@@ -197,7 +197,7 @@ async def test_a_worker_that_lost_its_lease_awaits_nothing(db: AsyncConnection[A
     (patient,) = await patients(db)
     patient.lease = patient.lease._replace(lease_epoch=7)
     await patient.waits(Awaited(("payment.received",), "A", await end(db)))
-    assert not await any_awaited(db)
+    assert not (await read_agenda(db)).awaited
 
 
 async def test_workers_are_told_of_a_wait(db: AsyncConnection[Any], other: AsyncConnection[Any]) -> None:

@@ -28,14 +28,6 @@ FROM generate_series(1, {ROWS}) AS n;
 """
 
 
-@pytest.fixture
-def full(database_url: str) -> Any:
-    with psycopg.connect(database_url, autocommit=True) as conn:
-        conn.execute(FILL.encode())
-        conn.execute("VACUUM ANALYZE")
-        yield conn
-
-
 def explain(
     conn: psycopg.Connection, name: str, parameters: dict[str, Any], *, without: str | None = None
 ) -> dict[str, Any]:
@@ -90,6 +82,11 @@ def test_settling_finds_its_leases_by_key(full: psycopg.Connection) -> None:
 
 def test_promoting_reads_what_is_due(full: psycopg.Connection) -> None:
     assert scanned_whole(explain(full, "promote_scheduled", {"now": None, "limit": 1000})) == []
+
+
+def test_the_agenda_scans_nothing(full: psycopg.Connection) -> None:
+    """Asked every second. Fails without the index by time."""
+    assert scanned_whole(explain(full, "agenda", {})) == []
 
 
 @pytest.mark.parametrize("without", [None, "lanes"])

@@ -1,7 +1,6 @@
 """Cancelling runs of real workers: soon, whatever their code makes of it, and once."""
 
 import asyncio
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from reflex.core.reads import read_deliveries
 from reflex.core.rows import DeliveryRow
 from reflex.core.settlement import Claimed, Outcome, Settlement
 from reflex.worker.slots import Slots
-from tests.processes import ReflexProcess, eventually, worker
+from tests.processes import SELDOM_LOOKS, ReflexProcess, eventually, worker
 from tests.queue_fixtures import count, new_event, settled
 
 APP = """
@@ -90,21 +89,18 @@ async def ended(db: AsyncConnection[Any], delivery_id: DeliveryId, *, timeout_s:
 async def test_a_run_is_stopped_at_once_and_its_worker_goes_on(
     database_url: str, folder: Path, db: AsyncConnection[Any]
 ) -> None:
-    """Fails without the notification (it would take up to a second), if the run is released or tried again, or if the
-    cancellation reaches what the slot does next."""
+    """Fails without the notification (the worker would look once an hour), if the run is released or tried again, or if
+    the cancellation reaches what the slot does next."""
+    (folder / "doing.py").write_text(SELDOM_LOOKS + APP.replace("{options}", ""))
     async with worker(database_url, folder, app="doing", env=env(folder, REFLEX_CONCURRENCY="1")):
-        took: list[float] = []
         for _ in range(3):
             delivery_id = await began(db, folder)
-            asked = time.monotonic()
             assert await cancel_delivery(db, delivery_id, reason="too dear") == "cancelling"
             delivery = await ended(db, delivery_id)
-            took.append(time.monotonic() - asked)
             assert [(run.outcome, run.error) for run in delivery.runs] == [
                 ("cancelled", "cancelled by a person: too dear")
             ]
             assert delivery.runs[0].worker_id is not None
-        assert min(took) < 0.5, took
         await began(db, folder, "quick", "B")
         await eventually(lambda: "ended B" in done(folder))
         assert done(folder).count("cancelled A cancelled by a person") == 3
@@ -187,10 +183,15 @@ async def test_in_a_lane_the_next_one_runs(database_url: str, folder: Path, db: 
         first = await began(db, folder)
         await append(db, [new_event(payload='{"how": "quick"}', key="A")])
         await cancel_delivery(db, first)
-        await eventually(lambda: "ended A" in done(folder))
         await ended(db, first)
-        cursor = await db.execute("SELECT outcome FROM reflex.run ORDER BY finished_at")
-        assert [row[0] for row in await cursor.fetchall()] == ["cancelled", "succeeded"]
+
+        async def both() -> list[str] | None:
+            cursor = await db.execute("SELECT outcome FROM reflex.run ORDER BY finished_at")
+            outcomes = [row[0] for row in await cursor.fetchall()]
+            return outcomes if len(outcomes) > 1 else None
+
+        assert await eventually(both) == ["cancelled", "succeeded"]
+        assert "ended A" in done(folder)
 
 
 async def test_a_drain_at_the_same_moment_settles_once(

@@ -19,6 +19,7 @@ from psycopg import AsyncConnection
 from reflex.core.database import connect, describe
 from reflex.core.errors import DatabaseUnavailable, EventRejected
 from reflex.core.events import candidate_patterns
+from reflex.core.listening import listen_to, notified
 from reflex.core.registration import REGISTRY_CHANNEL, payload_schemas
 from reflex.core.strict_json import pointer
 from reflex.gateway.problems import BatchRejected
@@ -134,12 +135,11 @@ class PayloadSchemas:
                 async with await connect(url, name="reflex gateway: schemas") as conn:
                     # Listening first: what is registered between the two is then announced or read, or both.
                     with contextlib.suppress(psycopg.NotSupportedError):
-                        await conn.execute(f"LISTEN {REGISTRY_CHANNEL}")
+                        await listen_to(conn, [REGISTRY_CHANNEL])
                     while True:
                         await self.load(conn)
                         reachable = True
-                        async for _ in conn.notifies(timeout=POLL_INTERVAL_S, stop_after=1):
-                            pass
+                        await notified(conn, within_s=POLL_INTERVAL_S)
             except (psycopg.Error, OSError) as error:
                 if reachable:
                     log.warning("cannot read the schemas, trying again", database=describe(url), error=str(error))

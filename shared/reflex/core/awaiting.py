@@ -19,7 +19,7 @@ from reflex.core.log_filter import LogFilter
 from reflex.core.log_reading import LogBounds
 from reflex.core.statements import only_row, statement
 
-__all__ = ["AWAIT_CHANNEL", "Awaited", "Found", "any_awaited", "begin_awaiting", "find_awaited", "forget_awaited",
+__all__ = ["AWAIT_CHANNEL", "Awaited", "Found", "begin_awaiting", "find_awaited", "forget_awaited",
            "place_of_event", "sweep_awaited"]  # fmt: skip
 
 AWAIT_CHANNEL: Final = "reflex_await"
@@ -62,11 +62,6 @@ async def begin_awaiting(conn: AsyncConnection[Any], waits: Sequence[tuple[int, 
             })  # fmt: skip
     async with conn.cursor() as cursor:
         await cursor.executemany(statement("begin_awaiting"), rows)
-
-
-async def any_awaited(conn: AsyncConnection[Any]) -> bool:
-    """Whether any run waits for an event."""
-    return (await only_row(conn, "any_awaited"))[0]
 
 
 async def find_awaited(

@@ -13,10 +13,10 @@ from typing import Any, Final
 import psycopg
 import structlog
 from psycopg import AsyncConnection
-from psycopg.sql import SQL, Identifier
 
-from reflex.core.awaiting import AWAIT_CHANNEL, Found, any_awaited, find_awaited, forget_awaited, sweep_awaited
+from reflex.core.awaiting import AWAIT_CHANNEL, Found, find_awaited, forget_awaited, sweep_awaited
 from reflex.core.database import answered_within, connect
+from reflex.core.listening import listen_to, notified
 from reflex.core.log import WAKE_CHANNEL
 from reflex.core.log_reading import LOG_CHANNEL
 from reflex.core.placing import APPENDS_A_TURN, Placer
@@ -45,12 +45,6 @@ class Awaiting:
         """A run waits for an event."""
         self.awaited.set()
 
-    async def look_for_waits(self, conn: AsyncConnection[Any]) -> float:
-        """A chore of maintenance, for waits of which nobody was told. Returns in how many seconds to look again."""
-        if await any_awaited(conn):
-            self.wake()
-        return LONGEST_S
-
     async def run(self) -> None:
         """Until cancelled. An outage is waited out."""
         wait_s = 0.1
@@ -73,8 +67,7 @@ class Awaiting:
 
     async def follow(self, conn: AsyncConnection[Any]) -> None:
         """Until nothing is awaited any more."""
-        for channel in (LOG_CHANNEL, WAKE_CHANNEL, AWAIT_CHANNEL):
-            await conn.execute(SQL("LISTEN {}").format(Identifier(channel)))
+        await listen_to(conn, [LOG_CHANNEL, WAKE_CHANNEL, AWAIT_CHANNEL])
         placer = Placer()
         while True:
             with answered_within(ANSWER_S, conn):
@@ -84,7 +77,7 @@ class Awaiting:
             await asyncio.sleep(SHORTEST_S)
             if not found.more:
                 left = LONGEST_S if found.next_in is None else min(LONGEST_S, found.next_in.total_seconds())
-                await news(conn, left)
+                await notified(conn, within_s=left)
 
     async def look(self, conn: AsyncConnection[Any], placer: Placer) -> Found:
         while await placer.place(conn) >= APPENDS_A_TURN:
@@ -98,11 +91,3 @@ class Awaiting:
             await sweep_awaited(conn)
             self.sweep_at = time.monotonic() + SWEEP_S
         return found
-
-
-async def news(conn: AsyncConnection[Any], within_s: float) -> None:
-    """Until something was said on one of the channels; what was said until now is one piece of news."""
-    async for _ in conn.notifies(timeout=within_s, stop_after=1):
-        pass
-    async for _ in conn.notifies(timeout=0):
-        pass

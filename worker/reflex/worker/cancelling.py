@@ -20,8 +20,6 @@ __all__ = ["Cancelled", "Cancelling", "TakingAway"]
 
 Key = tuple[int, UUID]
 Run = tuple[int, UUID, int]
-# How often a worker looks for cancellations of which it was not told.
-LOOK_S = 1.0
 
 
 class Cancelled:
@@ -70,12 +68,10 @@ class Cancelling:
         self.grace = timedelta(seconds=grace_s)
         self.stop = stop
 
-    async def look(self, conn: AsyncConnection[Any]) -> float:
-        """Returns in how many seconds to look again."""
+    async def carry_out(self, conn: AsyncConnection[Any]) -> None:
         for key, reason in (await asked_cancellations(conn, self.worker_id)).items():
             self.stop(key, reason)
         await taken_away(conn, self.grace)
-        return LOOK_S
 
 
 class TakingAway:

@@ -1,16 +1,19 @@
 """Maintenance: the standing loops over the tables. Every worker runs them; SKIP LOCKED lets them share the work.
-Only retention is done by one at a time."""
+Only retention is done by one at a time.
+
+What is seldom there is looked for by one statement every second, the agenda, and only what it finds is done."""
 
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Final, TypeAlias
 
 import structlog
 from psycopg import AsyncConnection
 
+from reflex.core.agenda import read_agenda
 from reflex.core.database import answered_within
 from reflex.core.lanes import leave_lanes, promote_lanes, sweep_lanes
 from reflex.core.queue import promote_scheduled, route_unrouted
@@ -21,10 +24,13 @@ from reflex.core.spending import forget_spend, give_back
 from reflex.core.workers import retire_triggers
 from reflex.worker.standing import standing
 
-__all__ = ["Chore", "Maintenance"]
+__all__ = ["Maintenance"]
 
 # Returns in how many seconds it is due again.
 Chore: TypeAlias = Callable[[AsyncConnection[Any]], Awaitable[float]]
+
+# How often the agenda is read.
+LOOK_S: Final = 1.0
 
 BATCH: Final = 1000
 # A chore that takes longer than so many lease timeouts has lost its connection and does not know it.
@@ -45,11 +51,13 @@ class Maintenance:
         *,
         lease_timeout_s: float,
         keep: timedelta | None = None,
-        others: Mapping[str, Chore] | None = None,
+        cancel: Callable[[AsyncConnection[Any]], Awaitable[None]] | None = None,
+        on_awaited: Callable[[], None] | None = None,
     ) -> None:
-        """`others` are chores of other parts of the worker, by name."""
+        """`cancel` carries out cancellations; `on_awaited` is told while runs wait for events."""
         self.url = url
-        self.others = others or {}
+        self.cancel = cancel
+        self.on_awaited = on_awaited
         self.lease_timeout_s = lease_timeout_s
         self.keep = keep
         self.pruning: Pruning | None = None
@@ -74,14 +82,15 @@ class Maintenance:
 
     async def rounds(self, conn: AsyncConnection[Any]) -> None:
         chores: dict[str, Chore] = {
+            "look": self.look,
             "promote": self.promote,
+            "cancel": self.carry_out,
             "reap": self.reap,
             "route": self.route,
             "retire": self.retire,
             "clear": self.clear,
             "give back": self.give_back,
             "prune": self.prune,
-            **self.others,
         }
         self.due = {}
         last = boot_clock()
@@ -102,11 +111,26 @@ class Maintenance:
             except TimeoutError:
                 pass
 
+    async def look(self, conn: AsyncConnection[Any]) -> float:
+        agenda = await read_agenda(conn)
+        if agenda.due_in is not None:
+            self.due["promote"] = boot_clock() + agenda.due_in.total_seconds()
+        if agenda.cancelling:
+            self.due["cancel"] = 0.0
+        if agenda.awaited and self.on_awaited is not None:
+            self.on_awaited()
+        return LOOK_S
+
+    async def carry_out(self, conn: AsyncConnection[Any]) -> float:
+        if self.cancel is not None:
+            await self.cancel(conn)
+        return math.inf
+
     async def promote(self, conn: AsyncConnection[Any]) -> float:
         found = [await promote_scheduled(conn, limit=BATCH), await promote_lanes(conn, limit=BATCH)]
         if any(promoted >= BATCH for promoted, _ in found):
             return 0.0
-        return min([1.0, *(next_in.total_seconds() for _, next_in in found if next_in is not None)])
+        return min((next_in.total_seconds() for _, next_in in found if next_in is not None), default=math.inf)
 
     async def reap(self, conn: AsyncConnection[Any]) -> float:
         if boot_clock() - self.steady_since >= self.lease_timeout_s:

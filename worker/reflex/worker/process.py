@@ -161,7 +161,7 @@ async def live(
     cancelling = Cancelling(worker_id, grace_s=settings.lease_timeout_s, stop=loop.cancel)
     maintenance = Maintenance(
         url, lease_timeout_s=settings.lease_timeout_s, keep=settings.keep,
-        others={"await": awaiting.look_for_waits, "cancel": cancelling.look},
+        cancel=cancelling.carry_out, on_awaited=awaiting.wake,
     )  # fmt: skip
     timers = Timers(url, schedule_ids=incarnation.schedule_ids, poll_interval_s=settings.poll_interval_s)
     await patiently(url, stopping, lambda conn: enlist(conn, incarnation))

@@ -7,9 +7,9 @@ from typing import Final
 
 import psycopg
 import structlog
-from psycopg.sql import SQL, Identifier
 
 from reflex.core.database import answered_within, connect
+from reflex.core.listening import listen_to, notified
 from reflex.core.progress import WATCH_CHANNEL, ask_who_watches
 
 __all__ = ["listen"]
@@ -32,15 +32,15 @@ async def listen(url: str, channels: dict[str, Callable[[], None]], *, watch: Ca
         try:
             conn = await connect(url, name="reflex listener")
             try:
-                for channel in heard:
-                    await conn.execute(SQL("LISTEN {}").format(Identifier(channel)))
+                await listen_to(conn, heard)
                 await ask_who_watches(conn)
                 wait_s = 0.1
                 for wake in channels.values():
                     wake()
                 while True:
-                    async for notification in conn.notifies(timeout=PROBE_S):
-                        heard[notification.channel]()
+                    while said := await notified(conn, within_s=PROBE_S):
+                        for notification in said:
+                            heard[notification.channel]()
                     # A connection on which nothing comes looks the same whether it works or not.
                     with answered_within(PROBE_ANSWER_S, conn):
                         await conn.execute("SELECT")

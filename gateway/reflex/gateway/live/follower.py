@@ -13,10 +13,10 @@ from typing import Any, Final
 import psycopg
 import structlog
 from psycopg import AsyncConnection
-from psycopg.sql import SQL, Identifier
 
 from reflex.core.cursors import Cursor, CursorExpired, CursorRejected
 from reflex.core.database import answered_within, connect, describe
+from reflex.core.listening import listen_to
 from reflex.core.log import WAKE_CHANNEL
 from reflex.core.log_reading import LOG_CHANNEL, LogPage, log_bounds, read_log
 from reflex.core.placing import Placer
@@ -118,9 +118,8 @@ class Follower:
 
     async def _listen(self, conn: AsyncConnection[Any]) -> None:
         conn.add_notify_handler(lambda _: self._wake.set())
-        for channel in (WAKE_CHANNEL, LOG_CHANNEL):
-            with answered_within(ANSWER_S, conn):
-                await conn.execute(SQL("LISTEN {}").format(Identifier(channel)))
+        with answered_within(ANSWER_S, conn):
+            await listen_to(conn, [WAKE_CHANNEL, LOG_CHANNEL])
 
     async def _check(self, conn: AsyncConnection[Any]) -> None:
         """After an outage: whether the log still holds what comes next."""

@@ -15,9 +15,9 @@ import orjson
 import psycopg
 import structlog
 from psycopg import AsyncConnection
-from psycopg.sql import SQL, Identifier
 
 from reflex.core.database import answered_within, connect, describe
+from reflex.core.listening import listen_to, notified
 from reflex.core.log_filter import LogFilter
 from reflex.core.progress import (
     PROGRESS_CHANNEL,
@@ -106,9 +106,8 @@ class ProgressFeed:
             try:
                 conn = await connect(self._url, name="reflex gateway: progress")
                 try:
-                    for channel in (PROGRESS_CHANNEL, WHO_WATCHES_CHANNEL):
-                        with answered_within(ANSWER_S, conn):
-                            await conn.execute(SQL("LISTEN {}").format(Identifier(channel)))
+                    with answered_within(ANSWER_S, conn):
+                        await listen_to(conn, [PROGRESS_CHANNEL, WHO_WATCHES_CHANNEL])
                     while self._watchers:
                         with answered_within(ANSWER_S, conn):
                             await ask_for_progress(conn)
@@ -132,7 +131,7 @@ class ProgressFeed:
         ends_at = began + WATCH_EVERY_S
         while self._watchers and (left := ends_at - time.monotonic()) > 0:
             # All that came at once is given, however much; the connection is free in between.
-            async for notification in conn.notifies(timeout=left, stop_after=1):
+            for notification in await notified(conn, within_s=left):
                 if notification.channel == WHO_WATCHES_CHANNEL:
                     ends_at = began + TOLD_EVERY_S
                 else:
