@@ -2,20 +2,15 @@
 
 from typing import Any, Final
 
-from reflex.core.api_keys import KeyScope
 from reflex.core.approvals import ApprovalRow
 from reflex.gateway.approval_routes import DECISION, LIST_PARAMETERS, ApprovalList
-from reflex.gateway.interface import Answer, Body, Operation
+from reflex.gateway.interface import CROSS_SITE, OPERATE, READ, READS, Answer, Body, Operation
 from reflex.gateway.query import Parameter
 
 __all__ = ["APPROVAL_OPERATIONS"]
 
 APPROVAL_ID: Final = Parameter("id", "text", "The approval's id.", "0198a1b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b")
 DIGEST: Final = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
-READS: Final = {
-    400: "An unknown parameter, or a value that makes no sense.",
-    503: "The database does not answer, or too many reads are under way.",
-}
 NO_APPROVAL: Final = {404: "There is no such approval."}
 EXAMPLE: Final[dict[str, Any]] = {
     "id": APPROVAL_ID.example,
@@ -45,7 +40,7 @@ APPROVAL_OPERATIONS: Final[tuple[Operation, ...]] = (
         name="listApprovals",
         group="Approvals",
         summary="Tool calls that somebody has to approve, or had to, the newest first.",
-        scopes=(KeyScope.READ,),
+        scopes=READ,
         parameters=LIST_PARAMETERS,
         answers=(Answer(200, "A page of approvals.", ApprovalList),),
         problems=READS,
@@ -57,7 +52,7 @@ APPROVAL_OPERATIONS: Final[tuple[Operation, ...]] = (
         name="getApproval",
         group="Approvals",
         summary="One approval: the tool, its arguments, and what was decided.",
-        scopes=(KeyScope.READ,),
+        scopes=READ,
         place=APPROVAL_ID,
         answers=(Answer(200, "The approval.", ApprovalRow, EXAMPLE),),
         problems={**NO_APPROVAL, **READS},
@@ -69,7 +64,7 @@ APPROVAL_OPERATIONS: Final[tuple[Operation, ...]] = (
         name="decideApproval",
         group="Approvals",
         summary="Approve or deny a tool call; its run goes on.",
-        scopes=(KeyScope.OPERATE,),
+        scopes=OPERATE,
         description=(
             "The decision is bound to the tool and the arguments that were looked at: `digest` is that of the approval "
             "as it was shown. Of several people who decide at once the first one counts, and the others are told what "
@@ -82,7 +77,7 @@ APPROVAL_OPERATIONS: Final[tuple[Operation, ...]] = (
             **NO_APPROVAL,
             **READS,
             400: "The body is no JSON, or there is a query parameter.",
-            403: "A browser sent it for a page of another site.",
+            **CROSS_SITE,
             409: "It was decided before (`already_decided`: `approval` has the first decision), or the digest is not "
             "that of the approval (`digest_differs`). Nothing was changed.",
             410: "It has expired, or its run does not wait for it any more.",

@@ -19,15 +19,11 @@ from reflex.core.approvals import (
     get_approval,
     list_approvals,
 )
-from reflex.core.errors import EventRejected, NotFound
-from reflex.core.pages import QueryRejected
 from reflex.core.rows import to_json
-from reflex.core.strict_json import MalformedJson, parse
 from reflex.gateway.access import grant_of
 from reflex.gateway.answers import json_answer
-from reflex.gateway.bodies import Bodies, MediaType, media_type
 from reflex.gateway.connections import change, read
-from reflex.gateway.dead_letter_routes import refuse_cross_site
+from reflex.gateway.operating import id_of, read_json, refuse_cross_site
 from reflex.gateway.problems import MEDIA_TYPE, describe_error
 from reflex.gateway.query import CURSOR, LIMIT, Parameter, read_query
 
@@ -89,15 +85,15 @@ async def approvals(request: Request) -> Response:
 
 async def approval(request: Request) -> Response:
     read_query(request, ())
-    approval_id = parse_approval_id(request.path_params["id"])
+    approval_id = approval_id_of(request)
     return json_answer(await read(request, lambda conn: get_approval(conn, approval_id)))
 
 
 async def decide(request: Request) -> Response:
     refuse_cross_site(request)
     read_query(request, ())
-    approval_id = parse_approval_id(request.path_params["id"])
-    given = decision_of(await read_body(request))
+    approval_id = approval_id_of(request)
+    given = decision_of(await read_json(request, DecisionRejected))
     known = grant_of(request.scope).known
     key = known.key.id if known and known.key else None
     by = f"{given.by} (key {key})" if given.by and key else f"key {key}" if key else given.by
@@ -110,22 +106,6 @@ async def decide(request: Request) -> Response:
     log.info("approval decided", approval_id=str(row.id), delivery_id=row.delivery_id, tool=row.tool,
              decision=row.state, by=row.decided_by, edited=row.edited_arguments is not None)  # fmt: skip
     return json_answer(row)
-
-
-async def read_body(request: Request) -> object:
-    settings = request.app.state.settings
-    headers = dict(request.scope["headers"])
-    if media_type(headers) is not MediaType.JSON:
-        raise QueryRejected("must be application/json", field="content-type")
-    body = await Bodies(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s).read(
-        headers, request.receive
-    )
-    try:
-        return parse(body or b"", max_nesting=settings.max_nesting)
-    except MalformedJson:
-        raise
-    except EventRejected as error:  # it is no event
-        raise DecisionRejected(error.reason, field=error.field) from None
 
 
 def decision_of(body: object) -> Given:
@@ -159,17 +139,11 @@ def decision_of(body: object) -> Given:
     )
 
 
-def parse_approval_id(text: str) -> UUID:
-    try:
-        approval_id = UUID(text)
-    except ValueError:
-        approval_id = None
-    if approval_id is None or str(approval_id) != text.lower():
-        raise NotFound(
-            f"there is no approval {text[:80]!r}: an id looks like 0198a1b2-0000-7000-8000-000000000000, as "
-            "GET /approvals lists them"
-        )
-    return approval_id
+def approval_id_of(request: Request) -> UUID:
+    return id_of(
+        request, UUID, what="approval", example="0198a1b2-0000-7000-8000-000000000000",
+        shown="GET /approvals lists them",
+    )  # fmt: skip
 
 
 routes: list[Route] = [

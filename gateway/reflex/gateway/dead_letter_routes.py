@@ -1,8 +1,7 @@
 """Dead letters over HTTP: list, show, retry, purge; one, or all that a filter means."""
 
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import structlog
@@ -19,15 +18,11 @@ from reflex.core.dead_letters import (
     retry_dead_letter,
     retry_dead_letters,
 )
-from reflex.core.errors import EventRejected, NotFound
 from reflex.core.ids import DeliveryId
-from reflex.core.pages import QueryRejected
 from reflex.core.rows import DeadLetterRow
-from reflex.core.strict_json import MalformedJson, parse
 from reflex.gateway.answers import json_answer
-from reflex.gateway.bodies import Bodies, MediaType, media_type
 from reflex.gateway.connections import change, read
-from reflex.gateway.problems import RequestRefused
+from reflex.gateway.operating import id_of, read_object, refuse_cross_site
 from reflex.gateway.query import CURSOR, LIMIT, Parameter, read_query, read_values
 
 __all__ = [
@@ -43,6 +38,7 @@ __all__ = [
 
 # One request changes at most this many, so that it ends in time; the answer says whether there may be more.
 MOST_CHANGED: Final = 10_000
+FILTER: Final = '{"trigger": "high-value-orders"}'
 
 FILTERS: Final = (
     Parameter("trigger", "text", "The trigger's name.", "high-value-orders"),
@@ -117,14 +113,14 @@ async def dead_letters(request: Request) -> Response:
 
 async def dead_letter(request: Request) -> Response:
     read_query(request, ())
-    delivery_id = parse_delivery_id(request.path_params["id"])
+    delivery_id = letter_id(request)
     return json_answer(await read(request, lambda conn: get_dead_letter(conn, delivery_id)))
 
 
 async def retry_one(request: Request) -> Response:
     refuse_cross_site(request)
     read_query(request, ())
-    delivery_id = parse_delivery_id(request.path_params["id"])
+    delivery_id = letter_id(request)
     await change(request, lambda conn: retry_dead_letter(conn, delivery_id))
     log.info("dead letter retried", delivery_id=str(delivery_id))
     return json_answer(Retried(str(delivery_id), delivery_id.event_id))
@@ -133,7 +129,7 @@ async def retry_one(request: Request) -> Response:
 async def purge_one(request: Request) -> Response:
     refuse_cross_site(request)
     read_query(request, ())
-    delivery_id = parse_delivery_id(request.path_params["id"])
+    delivery_id = letter_id(request)
     await change(request, lambda conn: purge_dead_letter(conn, delivery_id))
     log.info("dead letter purged", delivery_id=str(delivery_id))
     return json_answer(Purged(str(delivery_id), delivery_id.event_id))
@@ -142,7 +138,7 @@ async def purge_one(request: Request) -> Response:
 async def retry_many(request: Request) -> Response:
     refuse_cross_site(request)
     read_query(request, ())
-    which, all, limit = split(read_values(await read_filter(request), CHANGE_PARAMETERS, noun="field"))
+    which, all, limit = split(read_values(await read_object(request, example=FILTER), CHANGE_PARAMETERS, noun="field"))
     retried = await change(request, lambda conn: retry_dead_letters(conn, which, all=all, limit=limit))
     log.info("dead letters retried", count=retried, filter=str(which))
     return json_answer(RetriedLetters(retried, retried >= limit))
@@ -156,48 +152,16 @@ async def purge_many(request: Request) -> Response:
     return json_answer(PurgedLetters(purged, purged >= limit))
 
 
-async def read_filter(request: Request) -> dict[str, object]:
-    """The JSON object in the body."""
-    settings = request.app.state.settings
-    headers = dict(request.scope["headers"])
-    if media_type(headers) is not MediaType.JSON:
-        raise QueryRejected("must be application/json", field="content-type")
-    body = await Bodies(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s).read(
-        headers, request.receive
-    )
-    try:
-        value: object = parse(body or b"", max_nesting=settings.max_nesting)
-    except MalformedJson:
-        raise
-    except EventRejected as error:  # it is no event
-        raise QueryRejected(error.reason, field=error.field) from None
-    if not isinstance(value, dict):
-        raise QueryRejected('must be a JSON object, such as {"trigger": "high-value-orders"}', field="body")
-    return cast("dict[str, object]", value)
-
-
-def refuse_cross_site(request: Request) -> None:
-    """A page of another site can make a visitor's browser send a POST without a body, without asking first."""
-    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        raise RequestRefused(HTTPStatus.FORBIDDEN, "cross_site", "a page of another site may not change anything here")
-
-
 def split(values: dict[str, Any]) -> tuple[DeadLetterFilter, bool, int]:
     all, limit = values.pop("all", False), values.pop("limit", MOST_CHANGED)
     return DeadLetterFilter(**values), all, limit
 
 
-def parse_delivery_id(text: str) -> DeliveryId:
-    try:
-        delivery_id = DeliveryId.parse(text)
-    except ValueError:
-        delivery_id = None
-    if delivery_id is None or str(delivery_id) != text.lower():
-        raise NotFound(
-            f"there is no dead letter {text[:80]!r}: an id looks like 3-0198a1b2-0000-7000-8000-000000000000, "
-            "as GET /dead-letters lists them"
-        )
-    return delivery_id
+def letter_id(request: Request) -> DeliveryId:
+    return id_of(
+        request, DeliveryId.parse, what="dead letter", example="3-0198a1b2-0000-7000-8000-000000000000",
+        shown="GET /dead-letters lists them",
+    )  # fmt: skip
 
 
 routes: list[Route] = [

@@ -11,12 +11,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from reflex.core.cancelling import cancel_delivery
-from reflex.core.errors import NotFound
 from reflex.core.ids import DeliveryId
 from reflex.core.waiting_list import WaitingRow, list_waiting
 from reflex.gateway.answers import json_answer
 from reflex.gateway.connections import change, read
-from reflex.gateway.dead_letter_routes import refuse_cross_site
+from reflex.gateway.operating import id_of, refuse_cross_site
 from reflex.gateway.query import LIMIT, Parameter, read_query
 
 __all__ = ["CANCEL_PARAMETERS", "LIST_PARAMETERS", "CancelledDelivery", "WaitingList", "routes"]
@@ -51,24 +50,14 @@ async def waiting(request: Request) -> Response:
 async def cancel(request: Request) -> Response:
     refuse_cross_site(request)
     values = read_query(request, CANCEL_PARAMETERS)
-    delivery_id = parse_delivery_id(request.path_params["id"])
+    delivery_id = id_of(
+        request, DeliveryId.parse, what="delivery", example="3-0198a1b2-0000-7000-8000-000000000000",
+        shown="GET /events/{id} shows it",
+    )  # fmt: skip
     state = await change(request, lambda conn: cancel_delivery(conn, delivery_id, **values))
     log.info("delivery cancelled", delivery_id=str(delivery_id), state=state)
     status = HTTPStatus.ACCEPTED if state == "cancelling" else HTTPStatus.OK
     return json_answer(CancelledDelivery(str(delivery_id), delivery_id.event_id, state), status=status)
-
-
-def parse_delivery_id(text: str) -> DeliveryId:
-    try:
-        delivery_id = DeliveryId.parse(text)
-    except ValueError:
-        delivery_id = None
-    if delivery_id is None or str(delivery_id) != text.lower():
-        raise NotFound(
-            f"there is no delivery {text[:80]!r}: an id looks like 3-0198a1b2-0000-7000-8000-000000000000, "
-            "as GET /events/{id} shows it"
-        )
-    return delivery_id
 
 
 routes: list[Route] = [

@@ -10,12 +10,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from reflex.core.effects import EffectId, EffectRow, Resolved, list_effects, resolve_effect
-from reflex.core.errors import NotFound
 from reflex.core.pages import QueryRejected
 from reflex.core.rows import StoredJson
 from reflex.gateway.answers import json_answer
 from reflex.gateway.connections import change, read
-from reflex.gateway.dead_letter_routes import read_filter, refuse_cross_site
+from reflex.gateway.operating import id_of, read_object, refuse_cross_site
 from reflex.gateway.query import CURSOR, LIMIT, Parameter, read_query
 
 __all__ = ["LIST_PARAMETERS", "VERDICT", "EffectList", "routes"]
@@ -56,8 +55,11 @@ async def effects(request: Request) -> Response:
 async def resolve(request: Request) -> Response:
     refuse_cross_site(request)
     read_query(request, ())
-    effect_id = parse_effect_id(request.path_params["id"])
-    done = verdict(await read_filter(request))
+    effect_id = id_of(
+        request, EffectId.parse, what="effect", example="3-0198a1b2-0000-7000-8000-000000000000.2",
+        shown="GET /effects lists them",
+    )  # fmt: skip
+    done = verdict(await read_object(request, example='{"done": false}'))
     resolved: Resolved = await change(request, lambda conn: resolve_effect(conn, effect_id, done=done))
     log.info("effect resolved", effect=str(effect_id), done=resolved.done, due=resolved.due)
     return json_answer(resolved)
@@ -76,19 +78,6 @@ def verdict(given: dict[str, Any]) -> StoredJson | None:
     if not done and "result" in given:
         raise QueryRejected("is there although the tool did not do its work; leave it out", field="result")
     return StoredJson(json.dumps(given.get("result"))) if done else None
-
-
-def parse_effect_id(text: str) -> EffectId:
-    try:
-        effect_id = EffectId.parse(text)
-    except ValueError:
-        effect_id = None
-    if effect_id is None or str(effect_id) != text.lower():
-        raise NotFound(
-            f"there is no effect {text[:80]!r}: an id looks like 3-0198a1b2-0000-7000-8000-000000000000.2, as "
-            "GET /effects lists them"
-        )
-    return effect_id
 
 
 routes: list[Route] = [

@@ -8,7 +8,8 @@ from typing import Any, Final, Literal
 from reflex.core.api_keys import KeyScope
 from reflex.gateway.query import Parameter
 
-__all__ = ["Answer", "Body", "Operation", "needed_key"]
+__all__ = ["BAD_QUERY", "CROSS_SITE", "OPERATE", "READ", "READS", "UNAVAILABLE", "Answer", "Body", "Operation",
+           "needed_key"]  # fmt: skip
 
 # Of a gateway with REFLEX_ACCESS=keys.
 NEEDS_KEY: Final[Mapping[int, str]] = {
@@ -16,6 +17,13 @@ NEEDS_KEY: Final[Mapping[int, str]] = {
     403: "Where API keys are wanted: the key has not the scope.",
     503: "The database does not answer, so it is not known whether the API key is valid.",
 }
+# What many operations have in common: when they refuse, and which keys may use them.
+BAD_QUERY: Final = {400: "An unknown parameter, or a value that makes no sense."}
+UNAVAILABLE: Final = {503: "The database does not answer, or too many reads are under way."}
+READS: Final = {**BAD_QUERY, **UNAVAILABLE}
+CROSS_SITE: Final = {403: "A browser sent it for a page of another site."}
+READ: Final = (KeyScope.READ,)
+OPERATE: Final = (KeyScope.OPERATE,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,12 @@ routes of the app and with real answers."""
 
 from typing import Final
 
-from reflex.core import effects, rows
+from reflex.core import rows
 from reflex.core.api_keys import KeyScope
-from reflex.gateway import dead_letter_routes, delivery_routes, effect_routes, example_answers, health, reading
-from reflex.gateway.approval_operations import APPROVAL_OPERATIONS
+from reflex.gateway import example_answers, health, reading
+from reflex.gateway.delivery_operations import DELIVERY_OPERATIONS
 from reflex.gateway.ingest import WAIT
-from reflex.gateway.interface import Answer, Body, Operation
+from reflex.gateway.interface import BAD_QUERY, READ, READS, Answer, Body, Operation
 from reflex.gateway.live import event_source, waiting, websocket
 from reflex.gateway.publishing_schema import BATCH_ANSWER, EVENT, EVENT_ANSWER
 from reflex.gateway.query import Parameter
@@ -16,23 +16,11 @@ from reflex.gateway.query import Parameter
 __all__ = ["OPERATIONS"]
 
 EVENT_ID: Final = Parameter("id", "text", "The event's id.", "0198a1b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b")
-DELIVERY_ID: Final = Parameter(
-    "id", "text", "The delivery's id: `<trigger_id>-<event_id>`.", "3-0198a1b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b"
-)
-EFFECT_ID: Final = Parameter(
-    "id", "text", "The effect's id: `<delivery_id>.<step>`.", "3-0198a1b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b.2"
-)
-BAD_QUERY: Final = {400: "An unknown parameter, or a value that makes no sense."}
-UNAVAILABLE: Final = {503: "The database does not answer, or too many reads are under way."}
-READS: Final = {**BAD_QUERY, **UNAVAILABLE}
 NO_EVENT: Final = {404: "There is no such event."}
-NO_LETTER: Final = {404: "It is no dead letter, or none any more."}
-CROSS_SITE: Final = {403: "A browser sent it for a page of another site."}
 JSON: Final = "application/json"
 OPEN: Final = ()
 PUBLISH: Final = (KeyScope.PUBLISH,)
-READ: Final = (KeyScope.READ,)
-OPERATE: Final = (KeyScope.OPERATE,)
+
 OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         method="POST",
@@ -180,168 +168,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         problems=READS,
         curl="{url}/schedules",
     ),
-    Operation(
-        method="GET",
-        path="/dead-letters",
-        name="listDeadLetters",
-        group="Dead letters",
-        summary="Deliveries that will not be tried again by themselves, the latest first.",
-        scopes=READ,
-        parameters=dead_letter_routes.LIST_PARAMETERS,
-        answers=(Answer(200, "A page of dead letters.", dead_letter_routes.DeadLetterList),),
-        problems=READS,
-        curl='"{url}/dead-letters?trigger=high-value-orders&since=1d"',
-    ),
-    Operation(
-        method="GET",
-        path="/dead-letters/{id}",
-        name="getDeadLetter",
-        group="Dead letters",
-        summary="One dead letter: its event, its error and every run.",
-        scopes=READ,
-        place=DELIVERY_ID,
-        answers=(Answer(200, "The dead letter.", rows.DeadLetterDetail),),
-        problems={**NO_LETTER, **READS},
-        curl="{url}/dead-letters/" + DELIVERY_ID.example,
-    ),
-    Operation(
-        method="POST",
-        path="/dead-letters/{id}/retry",
-        name="retryDeadLetter",
-        group="Dead letters",
-        summary="Give one dead letter a new set of attempts.",
-        scopes=OPERATE,
-        description="Of two who ask at once one gets 200 and the other 404.",
-        place=DELIVERY_ID,
-        answers=(Answer(200, "It is pending again.", dead_letter_routes.Retried),),
-        problems={**NO_LETTER, **CROSS_SITE, **READS},
-        curl="-X POST {url}/dead-letters/" + DELIVERY_ID.example + "/retry",
-    ),
-    Operation(
-        method="POST",
-        path="/dead-letters/retry",
-        name="retryDeadLetters",
-        group="Dead letters",
-        summary="Retry all that a filter means.",
-        scopes=OPERATE,
-        description="Those that are dead when the request arrives. What dies again meanwhile is left alone.",
-        body=Body("At least one filter, or `all`.", dead_letter_routes.CHANGE_PARAMETERS),
-        answers=(Answer(200, "How many.", dead_letter_routes.RetriedLetters, example_answers.RETRIED),),
-        problems={
-            **CROSS_SITE,
-            **READS,
-            413: "The body is too large.",
-            415: "The content type is not taken.",
-        },
-        curl="""-X POST {url}/dead-letters/retry -H "Content-Type: application/json" \\
-     -d '{{"trigger": "high-value-orders", "since": "1d"}}'""",
-    ),
-    Operation(
-        method="DELETE",
-        path="/dead-letters/{id}",
-        name="purgeDeadLetter",
-        group="Dead letters",
-        summary="Give up on one dead letter for good.",
-        scopes=OPERATE,
-        description="Its event stays and shows the delivery as cancelled.",
-        place=DELIVERY_ID,
-        answers=(Answer(200, "It is cancelled.", dead_letter_routes.Purged),),
-        problems={**NO_LETTER, **CROSS_SITE, **READS},
-        curl="-X DELETE {url}/dead-letters/" + DELIVERY_ID.example,
-    ),
-    Operation(
-        method="DELETE",
-        path="/dead-letters",
-        name="purgeDeadLetters",
-        group="Dead letters",
-        summary="Purge all that a filter means.",
-        scopes=OPERATE,
-        parameters=dead_letter_routes.CHANGE_PARAMETERS,
-        answers=(Answer(200, "How many.", dead_letter_routes.PurgedLetters),),
-        problems={**CROSS_SITE, **READS},
-        curl='-X DELETE "{url}/dead-letters?trigger=high-value-orders&until=30d"',
-    ),
-    *APPROVAL_OPERATIONS,
-    Operation(
-        method="GET",
-        path="/effects",
-        name="listEffects",
-        group="Effects",
-        summary="Calls of tools that must not be repeated, of which no end is recorded.",
-        scopes=READ,
-        description=(
-            "`unknown`: their runs ended in between, so that nobody knows whether they did their work. Look for the "
-            "`key` at whoever was called, and resolve them; what `waits` then goes on."
-        ),
-        parameters=effect_routes.LIST_PARAMETERS,
-        answers=(Answer(200, "A page of effects.", effect_routes.EffectList, example_answers.EFFECTS),),
-        problems=READS,
-        curl='"{url}/effects?state=unknown"',
-    ),
-    Operation(
-        method="POST",
-        path="/effects/{id}/resolve",
-        name="resolveEffect",
-        group="Effects",
-        summary="Say whether a call did its work. Its delivery goes on.",
-        scopes=OPERATE,
-        description=(
-            "If it did, `result` is what the tool would have returned, and the model is told that; if not, the tool is "
-            "called, with the same idempotency key. Of two who ask at once one gets 200 and the other 404."
-        ),
-        place=EFFECT_ID,
-        body=Body("The verdict.", {JSON: effect_routes.VERDICT}),
-        answers=(Answer(200, "Written down.", effects.Resolved, example_answers.RESOLVED),),
-        problems={
-            **CROSS_SITE,
-            **READS,
-            404: "There is no such effect, or somebody resolved it.",
-            409: "An attempt at the delivery is under way; ask again when it stands still.",
-            413: "The body is too large.",
-            415: "The content type is not taken.",
-        },
-        curl="""-X POST {url}/effects/"""
-        + EFFECT_ID.example
-        + """/resolve -H "Content-Type: application/json" \\
-     -d '{{"done": true, "result": "receipt 17"}}'""",
-    ),
-    Operation(
-        method="GET",
-        path="/waiting",
-        name="listWaiting",
-        group="Deliveries",
-        summary="Deliveries that wait: for a time, an event or a person, and for how long at most.",
-        scopes=READ,
-        parameters=delivery_routes.LIST_PARAMETERS,
-        answers=(Answer(200, "Those that have waited longest first.", delivery_routes.WaitingList),),
-        problems=READS,
-        curl='"{url}/waiting?limit=20"',
-    ),
-    Operation(
-        method="POST",
-        path="/deliveries/{id}/cancel",
-        name="cancelDelivery",
-        group="Deliveries",
-        summary="End a delivery, whatever it does.",
-        scopes=OPERATE,
-        description=(
-            "One that is pending, waits or is dead ends at once. One that runs is stopped by its worker; if it does "
-            "not stop within the lease timeout, its lease is taken away, and nothing it does counts."
-        ),
-        place=DELIVERY_ID,
-        parameters=delivery_routes.CANCEL_PARAMETERS,
-        answers=(
-            Answer(200, "It is cancelled.", delivery_routes.CancelledDelivery),
-            Answer(202, "It runs, and ends soon.", delivery_routes.CancelledDelivery),
-        ),
-        problems={
-            **CROSS_SITE,
-            **READS,
-            404: "There is no such delivery.",
-            409: "It has ended, or is being cancelled already.",
-        },
-        curl='-X POST "{url}/deliveries/' + DELIVERY_ID.example + '/cancel?reason=by+mistake"',
-    ),
+    *DELIVERY_OPERATIONS,
     Operation(
         method="GET",
         path="/health",

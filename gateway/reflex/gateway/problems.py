@@ -13,9 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
-from reflex.core.approvals import AlreadyDecided, ApprovalOver, DigestDiffers
+from reflex.core.approvals import ApprovalOver
 from reflex.core.cursors import CursorExpired, CursorRejected
-from reflex.core.effects import DeliveryRunning
 from reflex.core.errors import Conflict, DatabaseUnavailable, EventRejected, NotFound, ReflexError, Saturated
 from reflex.core.pages import QueryRejected
 from reflex.core.strict_json import MalformedJson
@@ -39,10 +38,7 @@ STATUS: Final[dict[type[ReflexError], HTTPStatus]] = {
     CursorExpired: HTTPStatus.GONE,
     EventRejected: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotFound: HTTPStatus.NOT_FOUND,
-    AlreadyDecided: HTTPStatus.CONFLICT,
-    DigestDiffers: HTTPStatus.CONFLICT,
     ApprovalOver: HTTPStatus.GONE,
-    DeliveryRunning: HTTPStatus.CONFLICT,
     Conflict: HTTPStatus.CONFLICT,
     Saturated: HTTPStatus.SERVICE_UNAVAILABLE,
     DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
