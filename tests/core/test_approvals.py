@@ -1,7 +1,6 @@
 """Approvals when transactions overlap: each test holds one open, and sees what another one does beside it."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -20,7 +19,6 @@ from reflex.core.approvals import (
     get_approval,
     list_approvals,
 )
-from reflex.core.database import connect
 from reflex.core.ids import DeliveryId
 from reflex.core.queue import exchange
 from reflex.core.waiting import Wait, WaitKind
@@ -28,18 +26,6 @@ from tests.approval_fixtures import REFUND, Asked, ask, leased, settle, waiting
 from tests.core.test_lane_races import waits_for_a_lock
 from tests.core.test_retention import grow_old, prune
 from tests.queue_fixtures import claim_ordered, count, ordered_shop, settled
-
-
-@pytest.fixture
-async def one(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="one") as conn:
-        yield conn
-
-
-@pytest.fixture
-async def two(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="two") as conn:
-        yield conn
 
 
 async def decide(conn: AsyncConnection[Any], asked: Asked, *, approve: bool = True, by: str = "ann") -> ApprovalRow:

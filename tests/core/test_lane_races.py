@@ -21,24 +21,6 @@ from tests.queue_fixtures import claim_ordered, enlisted, new_event, ordered_sho
 
 
 @pytest.fixture
-async def one(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="one") as conn:
-        yield conn
-
-
-@pytest.fixture
-async def two(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="two") as conn:
-        yield conn
-
-
-@pytest.fixture
-async def three(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
-    async with await connect(database_url, name="three") as conn:
-        yield conn
-
-
-@pytest.fixture
 async def looking(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
     """Never inside a transaction: what pg_stat_activity says stays the same for the length of one."""
     async with await connect(database_url, name="looking") as conn:

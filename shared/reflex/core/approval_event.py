@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import orjson
 
-from reflex.core.approval_waits import without_nul
 from reflex.core.events import NewEvent
 from reflex.core.ids import DeliveryId, new_id
+from reflex.core.json_text import without_nul
 from reflex.core.replies import WAITED_FOR
 
 __all__ = ["APPROVAL_DECIDED", "APPROVAL_REQUESTED", "decided_event"]

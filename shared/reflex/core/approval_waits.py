@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -18,9 +17,7 @@ from reflex.core.waiting import end_waits
 if TYPE_CHECKING:
     from reflex.core.settlement import Settlement
 
-__all__ = ["ApprovalRequest", "begin_approvals", "call_digest", "canonical_json", "without_nul"]
-
-ESCAPED_NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+__all__ = ["ApprovalRequest", "begin_approvals", "call_digest", "canonical_json"]
 
 
 class ApprovalRequest(NamedTuple):
@@ -62,12 +59,6 @@ def call_digest(tool: str, arguments: Mapping[str, Any], delivery_id: DeliveryId
         ValueError: The arguments cannot be written as JSON.
     """
     return hashlib.sha256(canonical_json([tool, arguments, str(delivery_id)]).encode()).digest()
-
-
-def without_nul(json_text: str) -> str:
-    """The JSON text as the log can hold it, with U+FFFD for each NUL."""
-    # A backslash before the escape may itself be escaped.
-    return ESCAPED_NUL.sub(r"\1\\ufffd", json_text)
 
 
 async def begin_approvals(conn: AsyncConnection[Any], settlements: Sequence["Settlement"]) -> None:

@@ -19,7 +19,7 @@ from psycopg.rows import DictRow
 
 from reflex.core.approval_event import decided_event
 from reflex.core.approval_waits import canonical_json
-from reflex.core.errors import EventRejected, NotFound, ReflexError
+from reflex.core.errors import Conflict, EventRejected, NotFound, ReflexError
 from reflex.core.ids import DeliveryId
 from reflex.core.lanes import STANDSTILL, InLane, lock_lanes
 from reflex.core.log import append
@@ -89,13 +89,13 @@ class DecisionRejected(EventRejected):
     code: ClassVar[str] = "decision_rejected"
 
 
-class DigestDiffers(ReflexError):
+class DigestDiffers(Conflict):
     """What the person looked at is not what would run."""
 
     code = "digest_differs"
 
 
-class AlreadyDecided(ReflexError):
+class AlreadyDecided(Conflict):
     """Somebody was faster; `approval` has the first decision, which stands."""
 
     code = "already_decided"

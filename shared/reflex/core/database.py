@@ -6,6 +6,7 @@ import socket
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 import psycopg
@@ -26,6 +27,7 @@ __all__ = [
     "prepare_connection",
     "sever",
     "sqlalchemy_url",
+    "with_database",
 ]
 
 # Without these a connection whose peer vanished (no RST, a dropped NAT entry) looks alive for up to two hours.
@@ -77,6 +79,11 @@ def sqlalchemy_url(url: str) -> str:
     if not separator:
         raise ConfigurationError("DATABASE_URL must be an address such as postgresql://user:password@host:5432/name")
     return f"postgresql+psycopg://{rest}"
+
+
+def with_database(url: str, name: str) -> str:
+    """The same server, another database."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
 async def prepare_connection(conn: AsyncConnection[Any]) -> None:

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
-from reflex.core.errors import NotFound, ReflexError
+from reflex.core.errors import Conflict, NotFound
 from reflex.core.ids import DeliveryId
 from reflex.core.pages import DEFAULT_LIMIT, Page, QueryRejected, check_limit, cut, decode_cursor, encode_cursor
 from reflex.core.reads import fetch
@@ -32,7 +32,7 @@ EffectState = Literal["unknown", "running"]
 EFFECT_STATES: Final = ("unknown", "running")
 
 
-class DeliveryRunning(ReflexError):
+class DeliveryRunning(Conflict):
     """An attempt at the delivery is under way. It may be about to find out by itself; nothing was changed."""
 
     code = "delivery_running"

@@ -28,11 +28,12 @@ from reflex.agent.suspension import suspend
 from reflex.core import strict_json
 from reflex.core.approval_answers import Answer, read_answers
 from reflex.core.approval_event import APPROVAL_REQUESTED
-from reflex.core.approval_waits import ApprovalRequest, call_digest, canonical_json, without_nul
+from reflex.core.approval_waits import ApprovalRequest, call_digest, canonical_json
 from reflex.core.approvals import Decision
 from reflex.core.errors import EventRejected
 from reflex.core.ids import new_id
 from reflex.core.journal import StepKind
+from reflex.core.json_text import without_nul
 from reflex.core.waiting import Wait, WaitKind
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from reflex.agent.approval_policy import ApprovalPolicy
 from reflex.agent.divergence import Course
 from reflex.agent.effects import Effect, EffectMisuse
 from reflex.agent.filters import Filter
-from reflex.agent.journal import Journal, current_call, note_published, note_remembered
+from reflex.agent.journal import Journal, current_call, note_published
 from reflex.agent.progress import RunProgress
 from reflex.agent.publishing import PublishError, RunLimits, caused_event
 from reflex.agent.state import StateError
@@ -149,11 +149,6 @@ class AgentContext:
     def _remembered(self) -> "Remembered":
         if self.remembered is None:
             raise StateError(f"trigger {self.trigger!r} declares neither a state nor a memory")
-        if not note_remembered():
-            raise StateError(
-                "a tool declared once() or transactional() must not use ctx.state or ctx.memory: it is not carried out "
-                "again when they have changed; use them in another tool, or in the agent function"
-            )
         return self.remembered
 
     @property

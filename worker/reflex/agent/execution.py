@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import re
 from collections.abc import Awaitable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from reflex.agent.models import Models
 from reflex.agent.triggers import Trigger, is_model_agent
 from reflex.core.errors import ReflexError
 from reflex.core.events import BaseEvent
+from reflex.core.json_text import without_nul
 
 if TYPE_CHECKING:
     from pydantic_ai import RunContext
@@ -39,7 +39,6 @@ __all__ = [
 ]
 
 OutputT = TypeVar("OutputT")
-ESCAPED_NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 COUNTED: Final = ("requests", "tool_calls", "input_tokens", "output_tokens")
 COUNTED_IF_ANY: Final = ("cache_read_tokens", "cache_write_tokens", "output_reasoning_tokens", "unmeasured_requests")
 
@@ -208,8 +207,7 @@ def output_json(output: Any, max_bytes: int) -> str | None:
             f"the agent returned {len(text.encode())} bytes of JSON; the limit is {max_bytes} "
             "(REFLEX_MAX_OUTPUT_BYTES): store the data elsewhere and return where it is"
         )
-    # PostgreSQL cannot hold NUL. A backslash before it may itself be escaped.
-    return ESCAPED_NUL.sub(r"\1\\ufffd", text)
+    return without_nul(text)
 
 
 def usage_of(ctx: AgentContext) -> dict[str, Any] | None:

@@ -9,8 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from reflex.agent.journal import note_remembered
-from reflex.agent.state import KeylessEvent, StateError
+from reflex.agent.state import KeylessEvent, StateError, look_at_remembered
 
 if TYPE_CHECKING:
     from pydantic_ai.agent import AbstractAgent
@@ -101,7 +100,7 @@ class RunMemory:
             KeylessEvent: The event has no key.
             StateUnreadable: pydantic-ai cannot read what is stored.
         """
-        note_remembered()
+        look_at_remembered()
         return list(self._loaded())
 
     @property
@@ -112,7 +111,7 @@ class RunMemory:
             KeylessEvent: The event has no key.
             StateUnreadable: pydantic-ai cannot read what is stored.
         """
-        note_remembered()
+        look_at_remembered()
         self._loaded()
         assert self._before is not None
         return self._before + self._spent if self._spent is not None else self._before
@@ -125,7 +124,7 @@ class RunMemory:
         """
         from pydantic_ai.usage import RunUsage
 
-        note_remembered()
+        look_at_remembered()
         self._check_key()
         self._messages, self._before = [], RunUsage()
         self.cleared += 1

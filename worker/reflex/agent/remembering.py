@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from reflex.agent.journal import note_remembered
 from reflex.agent.memory import Memory, RunMemory
-from reflex.agent.state import KeylessEvent, State, StateError
+from reflex.agent.state import KeylessEvent, State, StateError, look_at_remembered
 from reflex.core.states import StateChange, StoredState
 
 if TYPE_CHECKING:
@@ -76,12 +75,12 @@ class Remembered:
     @property
     def state(self) -> Any:
         """Raises StateError if the trigger declares none, or the event has no key."""
-        note_remembered()
+        look_at_remembered()
         return self._checked()[1]
 
     @state.setter
     def state(self, new: Any) -> None:
-        note_remembered()
+        look_at_remembered()
         declared, _ = self._checked()
         if not isinstance(new, declared.model):
             raise TypeError(f"trigger {self._trigger!r}: ctx.state is set to {new!r}, which is no {declared.name}")
@@ -90,6 +89,7 @@ class Remembered:
     @property
     def memory(self) -> RunMemory:
         """Raises StateError if the trigger declares none."""
+        look_at_remembered()
         if self._memory is None:
             raise StateError(f"trigger {self._trigger!r} has no memory; declare it: Trigger(…, memory=Memory())")
         return self._memory

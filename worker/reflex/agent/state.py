@@ -14,9 +14,10 @@ from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel, RootModel, ValidationError
 
+from reflex.agent.journal import note_remembered
 from reflex.core.errors import ReflexError
 
-__all__ = ["KeylessEvent", "State", "StateError", "StateTooNew", "StateUnreadable", "state_of"]
+__all__ = ["KeylessEvent", "State", "StateError", "StateTooNew", "StateUnreadable", "look_at_remembered", "state_of"]
 
 StateT = TypeVar("StateT", bound=BaseModel)
 Upcaster: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
@@ -45,6 +46,19 @@ class StateTooNew(StateUnreadable):
     """Newer code has written the state. It is left to that code."""
 
     code = "state_too_new"
+
+
+def look_at_remembered() -> None:
+    """The run is about to look at its state or its memory, or to change one.
+
+    Raises:
+        StateError: A tool is at work that is not carried out again when they have changed.
+    """
+    if not note_remembered():
+        raise StateError(
+            "a tool declared once() or transactional() must not use ctx.state or ctx.memory: it is not carried out "
+            "again when they have changed; use them in another tool, or in the agent function"
+        )
 
 
 @dataclass(frozen=True, slots=True)

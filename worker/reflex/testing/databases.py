@@ -13,14 +13,14 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg
 from psycopg import Connection, sql
 
 from reflex.cli.embedded_postgres import EmbeddedPostgres
-from reflex.core.database import conninfo, describe, sqlalchemy_url
+from reflex.core.database import conninfo, describe, sqlalchemy_url, with_database
 from reflex.core.errors import ConfigurationError, DatabaseUnavailable
 from reflex.core.migrate import upgrade
 
@@ -155,8 +155,3 @@ def set_up_clock(conn: Connection[Any]) -> None:
                 sql.Identifier(table), sql.Identifier(column)
             )
         )
-
-
-def with_database(url: str, name: str) -> str:
-    """The same server, another database."""
-    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))

@@ -6,14 +6,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import psycopg
 from psycopg import Connection, sql
 
 from reflex.cli.embedded_postgres import EmbeddedPostgres
-from reflex.core.database import conninfo
+from reflex.core.database import conninfo, with_database
 from reflex.core.migrate import upgrade
 
 __all__ = ["Server", "connected", "open_server", "wal_position"]
@@ -44,7 +43,7 @@ class Server:
         identifier = sql.Identifier(name)
         with connected(self.url) as conn:
             conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(identifier))
-            url = urlunsplit(urlsplit(self.url)._replace(path=f"/{name}"))
+            url = with_database(self.url, name)
             try:
                 if migrated:
                     upgrade(url)
