@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import psycopg
@@ -18,7 +17,7 @@ from psycopg.rows import DictRow, dict_row
 from xdist.workermanage import WorkerController
 
 from reflex.cli.embedded_postgres import EmbeddedPostgres
-from reflex.core.database import connect
+from reflex.core.database import connect, with_database
 from reflex.core.migrate import upgrade
 
 SERVERS = pytest.StashKey[set[str]]()
@@ -103,11 +102,6 @@ async def other(database_url: str) -> AsyncIterator[AsyncConnection[Any]]:
     """One more, to be in its way."""
     async with await connect(database_url, name="tests, too") as conn:
         yield conn
-
-
-def with_database(url: str, name: str) -> str:
-    """The same server, another database."""
-    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
 def _fresh_database(postgres: psycopg.Connection, url: str, template: str) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """One running system under test: publish to it, and read what became of it in the database and on the disk."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from psycopg import AsyncConnection
 from reflex.core.log import append
 from reflex.core.reads import get_event
 from reflex.core.rows import DeliveryRow, EventDetail
+from tests.agent.stub_provider import Answer, StubProvider, stub_provider
 from tests.processes import ReflexProcess, eventually, worker
 from tests.queue_fixtures import is_quiet, new_event
 
@@ -61,6 +63,31 @@ class Shop:
         )  # fmt: skip
 
     @asynccontextmanager
+    async def asking(self, app: Path, *script: Answer, **env: str) -> AsyncGenerator[tuple[StubProvider, Any]]:
+        """A provider that answers with the script, and what starts a worker of the app that asks it."""
+        shutil.copy(app, self.folder)
+        async with stub_provider(*script) as provider:
+            asks = {
+                "DEFAULT_MODEL": "openai-chat:stub",
+                "OPENAI_BASE_URL": provider.base_url,
+                "OPENAI_API_KEY": "sk-stub-1234567890",
+                "REFLEX_LEASE_TIMEOUT_S": "1",
+                **env,
+            }
+
+            def start() -> AbstractAsyncContextManager[ReflexProcess]:
+                return worker(self.database_url, self.folder, app=app.stem, env=asks)
+
+            yield provider, start
+
+    def lines(self, name: str) -> list[str]:
+        """What agents or tools have noted in a file of the folder."""
+        try:
+            return (self.folder / name).read_text().splitlines()
+        except FileNotFoundError:
+            return []
+
+    @asynccontextmanager
     async def two_workers(self, **env: object) -> AsyncGenerator["Pair"]:
         """Two workers of the app, started and ended at the same time."""
         async with AsyncExitStack() as running:
@@ -79,11 +106,8 @@ class Shop:
 
     def started(self, event_id: UUID | None = None) -> list[Started]:
         """The runs so far, in the order in which they began."""
-        try:
-            lines = (self.folder / "runs.txt").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        runs = [Started(UUID(id), int(pid), int(attempt)) for id, pid, attempt in map(str.split, lines)]
+        lines = map(str.split, self.lines("runs.txt"))
+        runs = [Started(UUID(id), int(pid), int(attempt)) for id, pid, attempt in lines]
         return [run for run in runs if event_id in (None, run.event_id)]
 
     async def has_started(self, event_id: UUID, *, times: int = 1, timeout_s: float = 20) -> Started:

@@ -2,9 +2,7 @@
 
 import asyncio
 import re
-import shutil
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,38 +10,17 @@ from uuid import UUID
 import httpx2
 
 from tests.acceptance.shop import Shop
-from tests.agent.stub_provider import Answer, StubProvider, stub_provider, text, tool_call
+from tests.agent.stub_provider import StubProvider, text, tool_call
 from tests.cli.test_commands import reflex
-from tests.processes import ReflexProcess, eventually, gateway, worker
+from tests.processes import eventually, gateway, worker
 
 APP = Path(__file__).with_name("approving.py")
 GUIDE = Path(__file__).parents[2] / "docs/guides/approvals.md"
 
 
-@asynccontextmanager
-async def approving(shop: Shop, *script: Answer) -> AsyncGenerator[tuple[StubProvider, Any]]:
-    """The provider, and what starts a worker of the app that asks it. It has one slot."""
-    shutil.copy(APP, shop.folder)
-    async with stub_provider(*script) as provider:
-        env = {
-            "DEFAULT_MODEL": "openai-chat:stub",
-            "OPENAI_BASE_URL": provider.base_url,
-            "OPENAI_API_KEY": "sk-stub-1234567890",
-            "REFLEX_LEASE_TIMEOUT_S": "1",
-            "REFLEX_CONCURRENCY": "1",
-        }
-
-        def start() -> AbstractAsyncContextManager[ReflexProcess]:
-            return worker(shop.database_url, shop.folder, app=APP.stem, env=env)
-
-        yield provider, start
-
-
-def tool_lines(shop: Shop) -> list[str]:
-    try:
-        return (shop.folder / "tool.txt").read_text().splitlines()
-    except FileNotFoundError:
-        return []
+def asking(shop: Shop) -> AbstractAsyncContextManager[tuple[StubProvider, Any]]:
+    """With a worker of one slot: a run that waits must not take it."""
+    return shop.asking(APP, tool_call("refund", {"order": "A1"}), text("done"), REFLEX_CONCURRENCY="1")
 
 
 async def state_of(shop: Shop, event_id: UUID, trigger: str) -> str | None:
@@ -57,7 +34,7 @@ async def test_a_run_waits_for_its_approval_without_a_slot_and_without_its_worke
 
     Fails with: the wait held in memory; the journal not read; Approving left out.
     """
-    async with approving(shop, tool_call("refund", {"order": "A1"}), text("done")) as (provider, start):
+    async with asking(shop) as (provider, start):
         async with start() as first:
             (event_id,) = await shop.publish({"order": "A1"}, type="order.broken")
             await shop.becomes("waiting", event_id)
@@ -80,7 +57,7 @@ async def test_a_run_waits_for_its_approval_without_a_slot_and_without_its_worke
             await shop.becomes("succeeded", event_id, timeout_s=30)
         assert await shop.outcomes(event_id) == [(1, "waiting"), (1, "succeeded")]
         assert len(provider.requests) == 2
-        assert tool_lines(shop) == ["begun A1 1", "done A1 1"]
+        assert shop.lines("tool.txt") == ["begun A1 1", "done A1 1"]
 
 
 async def test_a_worker_killed_in_an_approved_tool_does_not_ask_again(shop: Shop) -> None:
@@ -90,7 +67,7 @@ async def test_a_worker_killed_in_an_approved_tool_does_not_ask_again(shop: Shop
     Fails with: end_waits left out of the decision (it would sleep a week); an approval that counts once.
     """
     (shop.folder / "closed").touch()
-    async with approving(shop, tool_call("refund", {"order": "A1"}), text("done")) as (provider, start):
+    async with asking(shop) as (provider, start):
         async with gateway(shop.database_url, shop.folder) as front, start() as first:
             (event_id,) = await shop.publish({"order": "A1"}, type="order.broken")
             await shop.becomes("waiting", event_id)
@@ -98,14 +75,14 @@ async def test_a_worker_killed_in_an_approved_tool_does_not_ask_again(shop: Shop
                 (row,) = (await client.get("/approvals?state=pending")).json()["approvals"]
                 decision = {"decision": "approve", "digest": row["digest"], "by": "ann"}
                 assert (await client.post(f"/approvals/{row['id']}", json=decision)).status_code == 200
-                await eventually(lambda: tool_lines(shop) == ["begun A1 1"], what="the tool at work")
+                await eventually(lambda: shop.lines("tool.txt") == ["begun A1 1"], what="the tool at work")
                 await first.kill()
                 (shop.folder / "closed").unlink()
                 async with start():
                     await shop.becomes("succeeded", event_id, timeout_s=30)
                 assert (await client.get("/approvals?state=pending")).json()["approvals"] == []
         assert await shop.outcomes(event_id) == [(1, "waiting"), (1, "lost"), (2, "succeeded")]
-        assert tool_lines(shop) == ["begun A1 1", "begun A1 2", "done A1 2"]
+        assert shop.lines("tool.txt") == ["begun A1 1", "begun A1 2", "done A1 2"]
         assert len(provider.requests) == 2
         assert await shop.count("FROM reflex.approval") == 1
         assert await shop.count("FROM reflex.event WHERE type = 'approval.decided'") == 1

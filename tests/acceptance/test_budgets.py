@@ -2,38 +2,16 @@
 comes back."""
 
 import asyncio
-import shutil
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from tests.acceptance.shop import Shop
-from tests.agent.stub_provider import Answer, StubProvider, silence, stub_provider, text
-from tests.processes import ReflexProcess, eventually, worker
+from tests.agent.stub_provider import silence, text
+from tests.processes import eventually
 from tests.queue_fixtures import is_quiet
 
 FRUGAL = Path(__file__).with_name("frugal.py")
-
-
-@asynccontextmanager
-async def frugal(shop: Shop, budgets: str, *script: Answer) -> AsyncGenerator[tuple[StubProvider, Any]]:
-    """The provider, and what starts a worker of the app that asks it."""
-    shutil.copy(FRUGAL, shop.folder)
-    async with stub_provider(*script) as provider:
-        env = {
-            "FRUGAL": budgets,
-            "DEFAULT_MODEL": "openai-chat:stub",
-            "OPENAI_BASE_URL": provider.base_url,
-            "OPENAI_API_KEY": "sk-stub-1234567890",
-            "REFLEX_LEASE_TIMEOUT_S": "1",
-        }
-
-        def start() -> AbstractAsyncContextManager[ReflexProcess]:
-            return worker(shop.database_url, shop.folder, app=FRUGAL.stem, env=env)
-
-        yield provider, start
 
 
 async def spend(shop: Shop, quantity: str, period: str) -> list[tuple[Decimal, Decimal]]:
@@ -56,7 +34,7 @@ async def test_fifty_runs_of_two_workers_spend_what_a_window_has_and_all_finish(
         await asyncio.sleep(0.05)
         return await text("yes")()
 
-    async with frugal(shop, "windows", slowly) as (provider, start):
+    async with shop.asking(FRUGAL, slowly, FRUGAL="windows") as (provider, start):
         async with start(), start():
             events = await shop.publish(*({"order": n} for n in range(50)))
             seen: list[tuple[Decimal, Decimal]] = []
@@ -81,7 +59,7 @@ async def test_what_a_killed_worker_has_set_aside_comes_back(shop: Shop) -> None
     """The only request of the day is in flight when its worker is killed. Fails without the chore that gives back: the
     delivery would wait until tomorrow."""
     answered = asyncio.Event()
-    async with frugal(shop, "one a day", silence(answered), text("yes")) as (provider, start):
+    async with shop.asking(FRUGAL, silence(answered), text("yes"), FRUGAL="one a day") as (provider, start):
         async with start() as first:
             (event_id,) = await shop.publish({"order": 1})
             await eventually(lambda: len(provider.requests) == 1, what="the request")

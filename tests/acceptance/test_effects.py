@@ -40,13 +40,6 @@ def response(turn: int) -> Any:
     return completion({"role": "assistant", "content": None, "tool_calls": calls}, "tool_calls")
 
 
-def lines(shop: Shop, name: str) -> list[str]:
-    try:
-        return (shop.folder / name).read_text().splitlines()
-    except FileNotFoundError:
-        return []
-
-
 @pytest.mark.timeout(300)
 async def test_nothing_is_spent_twice_although_a_worker_is_killed_at_every_write(shop: Shop) -> None:
     """Fails if the intent is written after the tool, if a call without an end is simply made again (once_0 to once_3
@@ -93,11 +86,11 @@ async def test_nothing_is_spent_twice_although_a_worker_is_killed_at_every_write
                 task.cancel()
             results = await asyncio.gather(*running, by_hand, return_exceptions=True)
         assert all(isinstance(result, asyncio.CancelledError) for result in results), results
-    kills = lines(shop, "crashes.txt")
+    kills = shop.lines("crashes.txt")
     assert Counter(kill.split()[0] for kill in kills) == {
         "model_request": len(TURNS) + 1, "intent": ONCE, "effect": ONCE, "tool_call": TOOLS - ONCE,
     }  # fmt: skip
-    spent = Counter(lines(shop, "spent.txt"))
+    spent = Counter(shop.lines("spent.txt"))
     once = {line: count for line, count in spent.items() if line.startswith("once_")}
     assert (len(once), set(once.values())) == (ONCE, {1})
     assert len({line for line in spent if line.startswith("idempotent_")}) == 2, "repeated, under the same key"
@@ -114,7 +107,7 @@ async def resolve_by_hand(shop: Shop) -> None:
         while True:
             for effect in (await list_effects(conn, state="unknown")).rows:
                 if effect.tool == "once_3" and effect.waits:
-                    done = any(line.endswith(f" {effect.key}") for line in lines(shop, "spent.txt"))
+                    done = any(line.endswith(f" {effect.key}") for line in shop.lines("spent.txt"))
                     with suppress(DeliveryRunning, NotFound):  # it runs again: then it is still listed, or known
                         said = StoredJson(json.dumps("done")) if done else None
                         await resolve_effect(conn, EffectId.parse(effect.id), done=said)

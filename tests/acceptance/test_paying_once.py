@@ -1,42 +1,13 @@
 """Promise 5 with real processes: a worker is killed in the middle of an agent's run, another takes it over."""
 
 import asyncio
-import shutil
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from tests.acceptance.shop import Shop
-from tests.agent.stub_provider import Answer, StubProvider, silence, stub_provider, text, tool_call
-from tests.processes import ReflexProcess, eventually, worker
+from tests.agent.stub_provider import silence, text, tool_call
+from tests.processes import eventually
 
 PAYING = Path(__file__).with_name("paying.py")
-
-
-@asynccontextmanager
-async def paying(shop: Shop, *script: Answer) -> AsyncGenerator[tuple[StubProvider, Any]]:
-    """The provider, and what starts a worker of the app that asks it."""
-    shutil.copy(PAYING, shop.folder)
-    async with stub_provider(*script) as provider:
-        env = {
-            "DEFAULT_MODEL": "openai-chat:stub",
-            "OPENAI_BASE_URL": provider.base_url,
-            "OPENAI_API_KEY": "sk-stub-1234567890",
-            "REFLEX_LEASE_TIMEOUT_S": "1",
-        }
-
-        def start() -> AbstractAsyncContextManager[ReflexProcess]:
-            return worker(shop.database_url, shop.folder, app=PAYING.stem, env=env)
-
-        yield provider, start
-
-
-def tool_lines(shop: Shop) -> list[str]:
-    try:
-        return (shop.folder / "tool.txt").read_text().splitlines()
-    except FileNotFoundError:
-        return []
 
 
 async def test_a_worker_killed_while_a_tool_works_has_paid_for_its_request_once(shop: Shop) -> None:
@@ -46,17 +17,17 @@ async def test_a_worker_killed_while_a_tool_works_has_paid_for_its_request_once(
     Fails with: steps written when the run ends (3 requests); no Journaling in run_model_agent.
     """
     (shop.folder / "closed").touch()
-    async with paying(shop, tool_call("stock", {"sku": "A"}), text("ship it")) as (provider, start):
+    async with shop.asking(PAYING, tool_call("stock", {"sku": "A"}), text("ship it")) as (provider, start):
         async with start() as first:
             (event_id,) = await shop.publish({"order": 1})
-            await eventually(lambda: tool_lines(shop) == ["begun 1"], what="the tool at work")
+            await eventually(lambda: shop.lines("tool.txt") == ["begun 1"], what="the tool at work")
             await first.kill()
         (shop.folder / "closed").unlink()
         async with start():
             await shop.becomes("succeeded", event_id, timeout_s=30)
         assert await shop.outcomes(event_id) == [(1, "lost"), (2, "succeeded")]
         assert len(provider.requests) == 2
-        assert tool_lines(shop) == ["begun 1", "begun 2", "done 2"]
+        assert shop.lines("tool.txt") == ["begun 1", "begun 2", "done 2"]
         await bought_once(shop)
 
 
@@ -68,7 +39,7 @@ async def test_a_worker_killed_after_its_tool_has_paid_for_both_once(shop: Shop)
     """
     answered = asyncio.Event()
     script = (tool_call("stock", {"sku": "A"}), silence(answered), text("ship it"))
-    async with paying(shop, *script) as (provider, start):
+    async with shop.asking(PAYING, *script) as (provider, start):
         async with start() as first:
             (event_id,) = await shop.publish({"order": 1})
             await eventually(lambda: len(provider.requests) == 2, what="the second request")
@@ -79,7 +50,7 @@ async def test_a_worker_killed_after_its_tool_has_paid_for_both_once(shop: Shop)
         assert await shop.outcomes(event_id) == [(1, "lost"), (2, "succeeded")]
         assert len(provider.requests) == 3
         assert provider.requests[2]["messages"] == provider.requests[1]["messages"], "the conversation goes on"
-        assert tool_lines(shop) == ["begun 1", "done 1"]
+        assert shop.lines("tool.txt") == ["begun 1", "done 1"]
         delivery = await shop.delivery(event_id)
         assert [run.output and run.output.value for run in delivery.runs] == [None, "ship it"]
         await bought_once(shop)

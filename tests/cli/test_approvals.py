@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import click
 import orjson
 import pytest
 
-from reflex.cli.main import app
 from reflex.core.approvals import AlreadyDecided, DecisionRejected, DigestDiffers
 from reflex.core.database import connect
 from reflex.core.errors import NotFound
@@ -19,16 +18,9 @@ Run = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture
-def run(database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """A command in this process, for what it prints. Not from an async test."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DATABASE_URL", database_url)
-
-    def run(*arguments: str) -> tuple[str, str]:
-        app(["approvals", *arguments], standalone_mode=False)
-        return capsys.readouterr()
-
-    return run
+def run(run: Run) -> Run:
+    """A command of `reflex approvals`."""
+    return partial(run, "approvals")
 
 
 @pytest.fixture

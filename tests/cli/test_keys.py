@@ -13,7 +13,6 @@ from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
-from reflex.cli.main import app
 from reflex.core.api_keys import list_api_keys
 from reflex.core.database import connect
 from reflex.core.errors import ConfigurationError, NotFound, ReflexError
@@ -24,19 +23,6 @@ from tests.processes import eventually, gateway, reflex_process, sessions
 
 SECRET = re.compile(r"rfx_[0-9A-Za-z]{8}_[0-9A-Za-z]{32}")
 Run = Callable[..., tuple[str, str]]
-
-
-@pytest.fixture
-def run(database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """A command in this process, for what it prints. Not from an async test."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DATABASE_URL", database_url)
-
-    def run(*arguments: str) -> tuple[str, str]:
-        app(arguments, standalone_mode=False)
-        return capsys.readouterr()
-
-    return run
 
 
 def test_keys_are_made_listed_and_revoked(run: Run) -> None:

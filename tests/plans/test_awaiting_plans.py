@@ -3,7 +3,6 @@
 from typing import Any
 
 import psycopg
-import pytest
 
 from tests.plans.test_plans import explain, nodes
 
@@ -20,14 +19,6 @@ INSERT INTO reflex.waiting (trigger_id, event_id, kind, reason)
 SELECT trigger_id, event_id, 'event', '' FROM reflex.awaited;
 UPDATE reflex.await_mark SET position = {ROWS} - 20;
 """  # noqa: E501
-
-
-@pytest.fixture
-def full(database_url: str) -> Any:
-    with psycopg.connect(database_url, autocommit=True) as conn:
-        conn.execute(FILL.encode())
-        conn.execute("VACUUM ANALYZE")
-        yield conn
 
 
 def read(plan: dict[str, Any], table: str) -> float:

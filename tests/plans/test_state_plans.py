@@ -3,7 +3,6 @@
 from typing import Any
 
 import psycopg
-import pytest
 
 from tests.plans.test_plans import explain, nodes
 
@@ -15,14 +14,6 @@ SELECT lpad(to_hex(n), 32, '0')::uuid, 'order.created', 's', 'k' || n, now(), '{
 INSERT INTO reflex.state (trigger_id, key, version, schema_version, data)
 SELECT 1, 'k' || n, nextval('reflex.state_version'), 1, '{{}}' FROM generate_series(1, {ROWS}) n;
 """
-
-
-@pytest.fixture
-def full(database_url: str) -> Any:
-    with psycopg.connect(database_url, autocommit=True) as conn:
-        conn.execute(FILL.encode())
-        conn.execute("VACUUM ANALYZE")
-        yield conn
 
 
 def rows_read(plan: dict[str, Any]) -> int:
