@@ -40,6 +40,24 @@ def test_a_stamps_file_that_was_only_just_made_counts_nothing(tmp_path: Path) ->
     assert read_stamps(tmp_path / "3.stamps") == []
 
 
+def test_a_stamps_file_that_is_written_counts_what_is_there(tmp_path: Path) -> None:
+    """Whoever drains is read while it goes on. Fails if the count is written in more than one piece: about one look in
+    thirty finds that there is none."""
+    path = tmp_path / "4.stamps"
+    Stamps(path).mark()
+    marks = (
+        "import sys, pathlib; from reflex.cli.bench.stamps import Stamps; stamps = Stamps(pathlib.Path(sys.argv[1]))"
+    )
+    writing = f"{marks}\nfor place in range(300_000): stamps.mark(place % 1000)"
+    with subprocess.Popen([sys.executable, "-c", writing, path]) as writer:
+        counts: list[int] = []
+        while writer.poll() is None:
+            counts.append(count_stamps([path]))
+    first = next(number for number, count in enumerate(counts) if count > 1)
+    assert len(counts[first:]) > 1000
+    assert min(counts[first:]) > 1
+
+
 @contextmanager
 def server(answer: bytes) -> Generator[tuple[int, list[bytes]]]:
     """A server that answers every request of eight bytes of body in two pieces; what it was asked."""

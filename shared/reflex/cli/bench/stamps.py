@@ -25,16 +25,17 @@ class Stamps:
     def __init__(self, path: Path) -> None:
         with path.open("w+b") as file:
             file.truncate(SIZE)
-            self._map = mmap.mmap(file.fileno(), SIZE)
+            # Not struct.pack_into(), which writes zeros first: whoever reads meanwhile would find that there is none.
+            self._floats = memoryview(mmap.mmap(file.fileno(), SIZE)).cast("d")
         self._count = 0
 
     def mark(self, place: int | None = None) -> None:
         """Now, at the next place or at a given one (from 0)."""
         at = self._count + 1 if place is None else place + 1
         if at <= CAPACITY:
-            FLOAT.pack_into(self._map, at * 8, time.monotonic())
+            self._floats[at] = time.monotonic()
             self._count = max(self._count, at)
-            FLOAT.pack_into(self._map, 0, self._count)
+            self._floats[0] = self._count
 
 
 def count_stamps(paths: Iterable[Path]) -> int:
