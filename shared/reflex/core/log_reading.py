@@ -56,6 +56,14 @@ class LoggedEvent:
     created_at: datetime
     reply_to: str | None
     _json: str | None = None
+    _place: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The cursor as its readers get it. Written once, however many they are."""
+        if self._place is None:
+            self._place = str(self.cursor)
+        return self._place
 
     @property
     def json(self) -> str:

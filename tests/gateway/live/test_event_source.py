@@ -22,7 +22,7 @@ from reflex.gateway.live import event_source
 from reflex.gateway.live import follower as follower_module
 from reflex.gateway.live import hub as hub_module
 from reflex.gateway.live import stream as stream_module
-from reflex.gateway.live.outbox import Outbox
+from reflex.gateway.live.outbox import SENT_AT_ONCE_CHARS, Outbox
 from tests.faults import FaultProxy
 from tests.gateway.gateways import in_process, problem_of, served, settings_for
 from tests.gateway.live.readers import log_ids
@@ -313,7 +313,7 @@ async def test_a_client_that_never_reads_is_ended_and_holds_no_more_than_its_out
                 assert max(first._chars, second._chars) <= 200_000 + 21_000
                 await asyncio.sleep(0)
             await eventually(lambda: "slow" in (first.closed, second.closed))
-            assert max(written) <= event_source.SENT_AT_ONCE_CHARS
+            assert max(written) <= SENT_AT_ONCE_CHARS
 
             # One connection is closed, the other could be used for a next request.
             await eventually(lambda: open_sockets(address[1]) == 2)

@@ -5,8 +5,7 @@ import asyncio
 import pytest
 
 from reflex.core.cursors import Cursor
-from reflex.gateway.live.event_source import SENT_AT_ONCE_CHARS, portions
-from reflex.gateway.live.outbox import SLOW, Outbox, OutboxClosed, Waiting
+from reflex.gateway.live.outbox import SENT_AT_ONCE_CHARS, SLOW, Outbox, OutboxClosed, Waiting, portions
 
 
 class Client:

@@ -31,7 +31,7 @@ from reflex.gateway.access import KEY_ENDED, OPEN, Grant
 from reflex.gateway.live.closing import OUTBOX_REASONS, CloseCode
 from reflex.gateway.live.filters import read_filter
 from reflex.gateway.live.hub import Hub
-from reflex.gateway.live.outbox import SLOW, Outbox, OutboxClosed
+from reflex.gateway.live.outbox import SLOW, Outbox, OutboxClosed, portions
 from reflex.gateway.live.progress_feed import ProgressFeed
 from reflex.gateway.live.protocol import (
     PROTOCOL,
@@ -47,7 +47,7 @@ from reflex.gateway.live.protocol import (
     read_frame,
 )
 from reflex.gateway.live.sessions import Session, Sessions
-from reflex.gateway.live.stream import Receipts
+from reflex.gateway.live.stream import FRAMES, Receipts
 from reflex.gateway.live.subscription import Subscription
 from reflex.gateway.problems import RequestRefused, describe_error, problem_document
 from reflex.gateway.publishing import Publisher
@@ -305,12 +305,13 @@ class Conversation:
                     waiting = await self._outbox.take()
                     self._is_writing = True
                     replied = None
-                    for text, reader, cursor in waiting:
-                        if reader is not None:
-                            # Written at once, whatever becomes of the wait: all that is sent later comes behind it.
-                            reader.sent = cursor
-                            replied = cursor if reader is self._replies else replied
-                        await self._send({"type": "websocket.send", "text": text})
+                    for portion in portions(waiting):
+                        for _, reader, cursor in portion:
+                            if reader is not None:
+                                # Written at once, whatever becomes of the wait: all that is sent later comes behind it.
+                                reader.sent = cursor
+                                replied = cursor if reader is self._replies else replied
+                        await self._send({"type": FRAMES, "texts": [text for text, _, _ in portion]})
                     self._is_writing = False
                     self._heard_at = loop.time()
                     if replied is not None:
@@ -339,12 +340,11 @@ class Conversation:
             log.info("websocket closed", connection=self._session.id, code=int(code), reason=reason)
         with suppress(TimeoutError):
             async with asyncio.timeout(ENDING_S):
-                for text in self._late:
-                    await self._send({"type": "websocket.send", "text": text})
+                texts = self._late
                 if self._subscriptions:
                     cursors = {id: str(subscription.sent) for id, (subscription, _) in self._subscriptions.items()}
-                    text = frame("closing", code=int(code), reason=reason, cursors=cursors)
-                    await self._send({"type": "websocket.send", "text": text})
+                    texts = [*texts, frame("closing", code=int(code), reason=reason, cursors=cursors)]
+                await self._send({"type": FRAMES, "texts": texts})
                 await self._send({"type": "websocket.close", "code": int(code), "reason": reason})
 
     # Watching
@@ -386,7 +386,7 @@ def answer_frame(event: LoggedEvent) -> str:
 
 
 def event_frame(head: str, event: LoggedEvent) -> str:
-    return f'{head}{event.cursor}","event":{event.json}}}'
+    return f'{head}{event.place}","event":{event.json}}}'
 
 
 def problem_of(error: Exception) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """GET /events/stream: the log as server-sent events, for a browser's EventSource and for anything that reads lines."""
 
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator
 from http import HTTPStatus
 from typing import Final
 
@@ -16,7 +16,7 @@ from reflex.gateway.access import KEY_ENDED, grant_of
 from reflex.gateway.live.admission import Admission, ConnectionRefused
 from reflex.gateway.live.filters import read_filter
 from reflex.gateway.live.hub import Hub, hub_of
-from reflex.gateway.live.outbox import Outbox, OutboxClosed, Waiting
+from reflex.gateway.live.outbox import Outbox, OutboxClosed, portions
 from reflex.gateway.live.subscription import Subscription
 from reflex.gateway.problems import RequestRefused
 from reflex.gateway.query import Parameter, read_query
@@ -34,8 +34,6 @@ PARAMETERS: Final = (
 RETRY_MS: Final = 2000
 # A client that takes nothing for so long is gone, or as good as gone.
 SEND_TIMEOUT_S: Final = 30.0
-# What is handed to the connection at once. It is kept there until the client has taken it, and counts as sent together.
-SENT_AT_ONCE_CHARS: Final = 64 * 1024
 
 
 class EventSource:
@@ -96,18 +94,6 @@ class EventSource:
                 subscription.sent = portion[-1][2]
 
 
-def portions(waiting: Sequence[Waiting]) -> Generator[Sequence[Waiting]]:
-    """The frames in the same order, in pieces that are not larger than one that is sent at once, or than one frame."""
-    first = chars = 0
-    for index, (frame, _, _) in enumerate(waiting):
-        if chars + len(frame) > SENT_AT_ONCE_CHARS and index > first:
-            yield waiting[first:index]
-            first, chars = index, 0
-        chars += len(frame)
-    if waiting:
-        yield waiting[first:]
-
-
 def frame_of(event: LoggedEvent) -> str:
     """JSON as PostgreSQL and orjson write it has no line breaks, so one `data` line holds it."""
-    return f"id: {event.cursor}\ndata: {event.json}\n\n"
+    return f"id: {event.place}\ndata: {event.json}\n\n"

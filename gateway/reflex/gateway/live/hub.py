@@ -36,7 +36,7 @@ __all__ = ["Hub", "hub_of"]
 RECENT_EVENTS: Final = 5000
 RECENT_BYTES: Final = 16 * 1024 * 1024
 # After so many frames the connections get their turn to send them.
-FRAMES_A_TURN: Final = 2000
+FRAMES_A_TURN: Final = 5000
 READY_S: Final = 5.0
 BEHIND_S: Final = 0.02
 # How many subscriptions may read old events from the database at once, and how long others wait for their turn.

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from reflex.core.cursors import Cursor
 
-__all__ = ["SLOW", "Outbox", "OutboxClosed", "Waiting"]
+__all__ = ["SENT_AT_ONCE_CHARS", "SLOW", "Outbox", "OutboxClosed", "Waiting", "portions"]
 
 SLOW: Final = "slow"
+# What is handed to the connection at once. It is kept there until the client has taken it, and counts as sent together.
+SENT_AT_ONCE_CHARS: Final = 64 * 1024
 
 
 class Reader(Protocol):
@@ -20,6 +22,18 @@ class Reader(Protocol):
 
 # A frame; and, if it is an event, whose, and the cursor that is its client's once it was handed to the connection.
 Waiting = tuple[str, Reader | None, Cursor | None]
+
+
+def portions(waiting: Sequence[Waiting]) -> Iterator[Sequence[Waiting]]:
+    """The frames in the same order, in pieces that are not larger than one that is sent at once, or than one frame."""
+    first = chars = 0
+    for index, (frame, _, _) in enumerate(waiting):
+        if chars + len(frame) > SENT_AT_ONCE_CHARS and index > first:
+            yield waiting[first:index]
+            first, chars = index, 0
+        chars += len(frame)
+    if waiting:
+        yield waiting[first:]
 
 
 class OutboxClosed(Exception):

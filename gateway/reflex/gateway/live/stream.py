@@ -17,19 +17,22 @@ from hypercorn.events import Closed, RawData
 from hypercorn.events import Event as ConnectionEvent
 from hypercorn.protocol import h2, h11
 from hypercorn.protocol.events import Body, Data, EndBody, Event, Request, Response, StreamClosed
-from hypercorn.protocol.ws_stream import WSStream
+from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
 from hypercorn.typing import ConnectionState as StateOfServer
 from wsproto.connection import ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.utilities import LocalProtocolError
 
 from reflex.gateway.live.closing import CloseCode
 from reflex.gateway.live.http_2 import REFUSAL, Buffer, Multiplexed
 from reflex.gateway.problems import MEDIA_TYPE
 
-__all__ = ["RECEIPTS", "Receipts", "install"]
+__all__ = ["FRAMES", "RECEIPTS", "Receipts", "install"]
 
 # Under which name the state in a connection's scope has its receipts.
 RECEIPTS: Final = "reflex.receipts"
+# A message of the app's: `texts`, each a frame, in one write. A write is most of what a frame costs.
+FRAMES: Final = "reflex.frames"
 LINGER_S: Final = 2.0
 # How long what was sent before may take to reach the client, once its connection is to be closed.
 CLOSE_WITHIN_S: Final = 5.0
@@ -114,6 +117,16 @@ class Stream(WSStream):
             case _:
                 pass
         await super().handle(event)
+
+    async def app_send(self, message: Any) -> None:
+        if message is None or message["type"] != FRAMES or self.closed:
+            await super().app_send(message)
+        elif self.state == ASGIWebsocketState.CONNECTED:
+            try:
+                data = b"".join([self.connection.send(TextMessage(data=text)) for text in message["texts"]])
+            except LocalProtocolError:
+                return  # it was closed meanwhile
+            await self.send(Data(stream_id=self.stream_id, data=data))
 
     async def _refuse_http_2(self) -> None:
         id = self.stream_id
