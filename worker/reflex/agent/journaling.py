@@ -158,7 +158,9 @@ class JournaledModel(WrapperModel):
         except ValueError as error:
             unjournaled("a model request", error)
             return None
-        return await self.journal.look_up(StepKind.MODEL_REQUEST, fingerprint)
+        return await self.journal.look_up(
+            StepKind.MODEL_REQUEST, fingerprint, f"the answer of model {self.wrapped.model_id!r}"
+        )
 
 
 @dataclass
@@ -191,7 +193,7 @@ class JournaledToolset(WrapperToolset[Any]):
                 return await act()
         if effect.kind is EffectKind.ONCE:
             return await OnceCall(self.ctx, self.journal, effect, Call(name, tool_args, fingerprint.hex())).run(act)
-        step = await self.journal.look_up(StepKind.TOOL_CALL, fingerprint)
+        step = await self.journal.look_up(StepKind.TOOL_CALL, fingerprint, f"the result of tool {name!r}")
         remembered = self.ctx.remembered
         record = replayed_call(step)
         if record is not None and (record.state is None or (remembered and remembered.repeat(record.state))):
