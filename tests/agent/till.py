@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -38,6 +38,7 @@ class Till:
     provider: StubProvider
     models: Models
     audience: Audience | None = None
+    limits: RunLimits = field(default_factory=RunLimits)
 
     async def attempt(self, agent: Any, **options: Any) -> Settlement:
         """Claim the delivery, run it, settle it."""
@@ -60,7 +61,7 @@ class Till:
         trigger = Trigger("pack", any_event(), agent, **options)
         (trigger_id,) = self.registered.trigger_ids.values()
         return Attempts(
-            triggers={trigger_id: trigger}, models=self.models, worker_id=new_id(), limits=RunLimits(),
+            triggers={trigger_id: trigger}, models=self.models, worker_id=new_id(), limits=self.limits,
             steps=self.steps, audience=self.audience,
         )  # fmt: skip
 

@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     max_output_bytes: int = Field(default=256 * 1024, ge=1024)
     max_state_bytes: int = Field(default=256 * 1024, ge=1024)
     max_memory_bytes: int = Field(default=1024 * 1024, ge=1024)
+    # PostgreSQL takes no value of more than 1 GiB
+    max_step_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     max_published: int = Field(default=1000, ge=1)
     keep: Duration | None = None
     # A model request that takes longer has failed; a model that fails so many times in a row is not asked for a while.

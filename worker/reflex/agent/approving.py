@@ -23,6 +23,7 @@ from pydantic_core import to_json
 
 from reflex.agent.fingerprints import described, fingerprint_of_call
 from reflex.agent.journal import Journal, Lookup
+from reflex.agent.message_digests import MessageDigests
 from reflex.agent.publishing import caused_event
 from reflex.agent.suspension import suspend
 from reflex.core import strict_json
@@ -123,7 +124,8 @@ class Approving(AbstractCapability[Any]):
             raise ValueError("too large")
         strict_json.parse(shown, max_nesting=limits.max_nesting - 2)
         digest = call_digest(call.tool_name, arguments, self.ctx.delivery_id)
-        of_call = fingerprint_of_call(ctx.messages, call.tool_name, arguments, call.tool_call_id)
+        conversation = MessageDigests().of_calls(ctx.messages)
+        of_call = fingerprint_of_call(conversation, call.tool_name, arguments, call.tool_call_id)
         tool = ctx.tool_manager.get_tool_def(call.tool_name) if ctx.tool_manager is not None else None
         # The tool's description belongs to what was approved: a changed default would change what an equal call does.
         told = to_json(described(tool)) if tool is not None else b""

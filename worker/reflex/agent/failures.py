@@ -20,10 +20,10 @@ MAX_MESSAGE_LENGTH: Final = 3000
 MAX_FRAMES: Final = 6
 # A provider may ask for any wait; a delivery that sleeps longer than this should be looked at instead.
 LONGEST_WAIT: Final = timedelta(days=1)
-# Errors of our own that another attempt would only pay for again: the event, the output, the code, a budget or a state
-# must change.
+# Errors of our own that another attempt would only pay for again: the event, the output, the code, a budget, a limit or
+# a state must change.
 FINAL_CODES: Final = frozenset(
-    {"budget", "effect_misuse", "event_rejected", "keyless_event", "output", "publish", "state"}
+    {"budget", "effect_misuse", "event_rejected", "keyless_event", "output", "publish", "state", "step_too_large"}
 )
 # Failures that follow from what the model said: replaying its answers would end the same way each time. A request that
 # the provider refuses is one, since it repeats those answers; the first request of a run has none before it.

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
+from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
@@ -26,18 +26,18 @@ HOW_TO_ASK: Final = frozenset({"timeout", "request_timeout", "first_event_timeou
 
 def fingerprint_of_request(
     model_id: str,
-    messages: Sequence[ModelMessage],
+    conversation: bytes,
     settings: ModelSettings | None,
     parameters: ModelRequestParameters,
 ) -> bytes:
-    """Of a model request.
+    """Of a model request. `conversation` is the digest of its messages.
 
     Raises:
         ValueError: Something in it cannot be written as JSON.
     """
     output = parameters.output_object
     return digest(
-        told(messages),
+        conversation,
         "model_request",
         model_id,
         {name: value for name, value in (settings or {}).items() if name not in HOW_TO_ASK},
@@ -51,19 +51,24 @@ def fingerprint_of_request(
 
 
 def fingerprint_of_call(
-    messages: Sequence[ModelMessage], name: str, arguments: Mapping[str, Any], tool_call_id: str | None
+    conversation: bytes, name: str, arguments: Mapping[str, Any], tool_call_id: str | None
 ) -> bytes:
-    """Of a tool call. The conversation up to the response that asks for it is part of it: providers reuse ids such as
-    `call_0`, and after a divergence the same call with the same id must not get an answer from another conversation.
+    """Of a tool call. The conversation up to the response that asks for it is part of it, as its digest: providers
+    reuse ids such as `call_0`, and after a divergence the same call with the same id must not get an answer from
+    another conversation.
 
     Raises:
         ValueError: Something in it cannot be written as JSON.
     """
-    last = max((at for at, message in enumerate(messages) if isinstance(message, ModelResponse)), default=-1)
-    return digest(told(messages[: last + 1]), "tool_call", name, arguments, tool_call_id)
+    return digest(conversation, "tool_call", name, arguments, tool_call_id)
 
 
 def told(messages: Sequence[ModelMessage]) -> list[Any]:
+    """What a model is told by messages, as JSON-able data: of each its kind, its instructions and its parts.
+
+    Raises:
+        ValueError: Something in them cannot be written as JSON.
+    """
     dumped = cast(
         "list[dict[str, Any]]",
         ModelMessagesTypeAdapter.dump_python(list(messages), mode="json", fallback=class_name),
@@ -86,9 +91,9 @@ def described(tool: ToolDefinition) -> list[Any]:
     return [tool.name, tool.description, tool.parameters_json_schema, tool.strict]
 
 
-def digest(conversation: list[Any], *parts: Any) -> bytes:
-    plain = [conversation, to_jsonable_python(parts, fallback=class_name)]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).digest()
+def digest(conversation: bytes, *parts: Any) -> bytes:
+    plain = to_jsonable_python(parts, fallback=class_name)
+    return hashlib.sha256(conversation + json.dumps(plain, sort_keys=True).encode()).digest()
 
 
 def class_name(value: Any) -> str:

@@ -15,6 +15,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
+from reflex.agent.step_limit import MAX_STEP_BYTES, StepTooLarge, check_size
 from reflex.agent.waits import Waits
 from reflex.core.errors import ReflexError
 from reflex.core.events import NewEvent
@@ -27,7 +28,6 @@ __all__ = ["Journal", "Lookup", "StepKey", "ToolCall", "current_call", "inside_t
 T = TypeVar("T")
 # Fingerprint in hexadecimal, occurrence.
 StepKey = tuple[str, int]
-MAX_STEP_BYTES: Final = 16 * 1024 * 1024
 # Of those that a run has left unused, these tell that it took another way.
 REPLAYED: Final = frozenset({StepKind.MODEL_REQUEST, StepKind.TOOL_CALL, StepKind.WAIT})
 
@@ -36,12 +36,14 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("reflex.agent")
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """A step that is due: `recorded` is its result as JSON text, or None if nobody has completed it yet."""
+    """A step that is due: `recorded` is its result as JSON text, or None if nobody has completed it yet. `of` says for
+    people whose it is."""
 
     kind: StepKind
     fingerprint: bytes
     occurrence: int
     recorded: str | None
+    of: str = "a step"
 
 
 @dataclass(slots=True)
@@ -111,9 +113,11 @@ class Journal:
         inside: Capabilities of pydantic-ai that stand between the journal and what costs. A test counts there what is
             really done.
         waits: What the run waits for.
+        max_step_bytes: Of the JSON of a step.
     """
 
     inside: Sequence[Any] = ()
+    max_step_bytes: int = MAX_STEP_BYTES
 
     def __init__(self, store: StepStore, delivery_id: DeliveryId, lease_epoch: int) -> None:
         self.used = False
@@ -131,7 +135,7 @@ class Journal:
         self._paid_requests = 0
         self._broken: ReflexError | None = None
 
-    async def look_up(self, kind: StepKind, fingerprint: bytes) -> Lookup:
+    async def look_up(self, kind: StepKind, fingerprint: bytes, of: str = "a step") -> Lookup:
         """The step that is due now, with its result if it was completed before.
 
         Raises:
@@ -149,21 +153,20 @@ class Journal:
         self._left.discard(key)
         if found is None and kind is StepKind.MODEL_REQUEST:
             self._paid_requests += 1
-        return Lookup(kind, fingerprint, occurrence, found.result if found is not None else None)
+        return Lookup(kind, fingerprint, occurrence, found.result if found is not None else None, of)
 
     async def record(self, step: Lookup, result: str) -> None:
         """Write the result of a step that was completed just now.
 
-        A result that cannot be kept is not worth the run: it will be paid for again should the run be.
+        One that PostgreSQL refuses is not worth the run: it will be paid for again should the run be.
 
         Raises:
+            StepTooLarge: It is larger than the journal keeps.
             LeaseLost: Another worker has the delivery. The run must stop.
             JournalUnavailable: The database was away for too long.
         """
-        if len(result) > MAX_STEP_BYTES:
-            log.warning("a step is too large for the journal: a retry would pay for it again",
-                              step=step.kind, bytes=len(result), limit=MAX_STEP_BYTES)  # fmt: skip
-            return
+        with self.broken_by(StepTooLarge):
+            check_size(result, self.max_step_bytes, what=step.of)
         try:
             await self.write(Step(step.kind, step.fingerprint, step.occurrence, self.next_position(), result))
         except psycopg.Error as error:

@@ -27,6 +27,7 @@ from reflex.agent.fingerprints import fingerprint_of_call, fingerprint_of_reques
 from reflex.agent.guarding import guarded_model
 from reflex.agent.journal import Journal, Lookup, ToolCall, tool_call
 from reflex.agent.ledger import Call, address_of, key_for
+from reflex.agent.message_digests import MessageDigests
 from reflex.agent.once import OnceCall
 from reflex.agent.remembering import Before
 from reflex.agent.tool_records import TOOL_RECORD, ToolRecord
@@ -47,6 +48,8 @@ class Journaling(AbstractCapability[Any]):
         self.ctx = ctx
         self.journal = journal
         self.place = ctx.course.next_place() if ctx.course is not None else None
+        # Two, since a history processor may show the model other messages than those of the run.
+        self.asked, self.held = MessageDigests(), MessageDigests()
 
     def get_ordering(self) -> CapabilityOrdering:
         # Next to what costs: the author's own wrappers and hooks run in a replay as they did the first time.
@@ -57,10 +60,10 @@ class Journaling(AbstractCapability[Any]):
         if self.ctx.models is not None and self.ctx.models.circuits is not None:
             model = guarded_model(model, self.ctx.models.circuits)
         asked = budgeted_model(model if progress is None else watched_model(model, progress), self.ctx.spending)
-        return JournaledModel(asked, self.ctx, self.journal, self.place)
+        return JournaledModel(asked, self.ctx, self.journal, self.asked, self.place)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
-        journaled = JournaledToolset(budgeted_toolset(toolset, self.ctx.spending), self.ctx, self.journal)
+        journaled = JournaledToolset(budgeted_toolset(toolset, self.ctx.spending), self.ctx, self.journal, self.held)
         # Around the journal: a replayed call is shown, too.
         return journaled if self.ctx.progress is None else WatchedToolset(journaled, self.ctx.progress)
 
@@ -70,10 +73,18 @@ class JournaledModel(WrapperModel):
     was recorded of the one is given to the other. Requests that are streamed for watchers come here as plain ones.
     `place` is that of the run, if it is to be held to its journal."""
 
-    def __init__(self, wrapped: Model[Any], ctx: "AgentContext", journal: Journal, place: str | None = None) -> None:
+    def __init__(
+        self,
+        wrapped: Model[Any],
+        ctx: "AgentContext",
+        journal: Journal,
+        digests: MessageDigests,
+        place: str | None = None,
+    ) -> None:
         super().__init__(wrapped)
         self.ctx = ctx
         self.journal = journal
+        self.digests = digests
         self.place = place
 
     async def request(
@@ -143,11 +154,13 @@ class JournaledModel(WrapperModel):
         if messages and isinstance(messages[-1], ModelResponse):
             return None
         try:
-            fingerprint = fingerprint_of_request(self.wrapped.model_id, messages, settings, parameters)
+            fingerprint = fingerprint_of_request(self.wrapped.model_id, self.digests.of(messages), settings, parameters)
         except ValueError as error:
             unjournaled("a model request", error)
             return None
-        return await self.journal.look_up(StepKind.MODEL_REQUEST, fingerprint)
+        return await self.journal.look_up(
+            StepKind.MODEL_REQUEST, fingerprint, f"the answer of model {self.wrapped.model_id!r}"
+        )
 
 
 @dataclass
@@ -156,6 +169,7 @@ class JournaledToolset(WrapperToolset[Any]):
 
     ctx: "AgentContext"
     journal: Journal
+    digests: MessageDigests
 
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
@@ -170,7 +184,7 @@ class JournaledToolset(WrapperToolset[Any]):
             # In the order in which calls begin: the number of a call must not depend on what they wait for.
             if effect.kind is not EffectKind.ONCE:
                 key = key_for(self.journal, address_of(name, tool_args))
-            fingerprint = fingerprint_of_call(ctx.messages, name, tool_args, ctx.tool_call_id)
+            fingerprint = fingerprint_of_call(self.digests.of_calls(ctx.messages), name, tool_args, ctx.tool_call_id)
         except ValueError as error:
             if effect.kind in (EffectKind.ONCE, EffectKind.TRANSACTIONAL):
                 raise EffectMisuse(f"a call of tool {name!r} cannot be journaled: {error}") from error
@@ -179,7 +193,7 @@ class JournaledToolset(WrapperToolset[Any]):
                 return await act()
         if effect.kind is EffectKind.ONCE:
             return await OnceCall(self.ctx, self.journal, effect, Call(name, tool_args, fingerprint.hex())).run(act)
-        step = await self.journal.look_up(StepKind.TOOL_CALL, fingerprint)
+        step = await self.journal.look_up(StepKind.TOOL_CALL, fingerprint, f"the result of tool {name!r}")
         remembered = self.ctx.remembered
         record = replayed_call(step)
         if record is not None and (record.state is None or (remembered and remembered.repeat(record.state))):

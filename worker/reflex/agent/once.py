@@ -21,8 +21,9 @@ from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, T
 from reflex.agent import ledger
 from reflex.agent.effects import Done, Effect, NotDone, Unknown
 from reflex.agent.failures import headline, without_secrets
-from reflex.agent.journal import MAX_STEP_BYTES, Journal, ToolCall, tool_call
+from reflex.agent.journal import Journal, ToolCall, tool_call
 from reflex.agent.ledger import Call, Entry
+from reflex.agent.step_limit import StepTooLarge, check_size
 from reflex.agent.suspension import suspend, wait_of
 from reflex.agent.tool_records import TOOL_RECORD, ToolRecord
 from reflex.core.effects import EffectId
@@ -42,6 +43,7 @@ FINISH_S: Final = 10.0
 SOONEST_LOOK: Final = timedelta(minutes=1)
 LATEST_LOOK: Final = timedelta(days=1)
 UNKEPT: Final = "done; what was returned cannot be kept in the journal"
+SHORTENED: Final = 300
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("reflex.agent")
 
@@ -54,17 +56,20 @@ class OnceCall:
         self.journal = journal
         self.effect = effect
         self.call = call
+        self.too_large: StepTooLarge | None = None
 
     async def run(self, act: Act) -> Any:
         """Give what the call returned, now or in an earlier attempt.
 
         Raises:
             Suspended: It is not known whether an earlier call did its work.
+            StepTooLarge: It was made, and is on record as that; what it returned is not.
             LeaseLost, JournalUnavailable: As for `Journal.look_up`. If it was made, its result is not known any more.
         """
         entry = await ledger.enter(self.journal, self.call)
         while True:
             if (record := ended(entry)) is not None:
+                self.check()
                 return self.replayed(record)
             if not entry.intent:
                 return await self.made(entry, act)
@@ -86,6 +91,7 @@ class OnceCall:
                 record = self.record(ToolRecord.of_error(error), call)
                 if not is_time_out(error):
                     await ledger.note_end(self.journal, entry, record, done=False)
+                    self.check()
                     raise
                 return await self.unclear(entry, error, call, record)
             except (NotDone, CallDeferred, ApprovalRequired):
@@ -101,6 +107,7 @@ class OnceCall:
                 ledger.release(self.journal, entry)
                 raise
         await self.done(entry, ToolRecord.of_result(result), call)
+        self.check()
         return result
 
     async def unclear(self, entry: Entry, error: BaseException, call: ToolCall, record: str | None = None) -> Any:
@@ -108,6 +115,7 @@ class OnceCall:
         shown = without_secrets(headline(error))[:300]
         found = await self.looked_into(entry, f"the tool ended with {shown}", call)
         if (ended_as := ended(found)) is not None:
+            self.check()
             return ended_as.outcome()
         if record is not None:
             await ledger.note_end(self.journal, found, record, done=False)
@@ -175,12 +183,24 @@ class OnceCall:
         try:
             text = TOOL_RECORD.dump_json(record).decode()
         except ValueError:
-            text = None
-        if text is None or len(text) > MAX_STEP_BYTES:
             log.warning("the result of a tool that must not be repeated cannot be kept: a retry would tell the model "
                         "that it was done", tool=self.call.tool)  # fmt: skip
-            text = TOOL_RECORD.dump_json(replace(ToolRecord.of_result(UNKEPT), published=record.published)).decode()
+            return unkept(record)
+        try:
+            check_size(
+                text, self.journal.max_step_bytes, what=f"the result of tool {self.call.tool!r}",
+                then="its work is on record without it: a retry would tell the model only that it has ended",
+            )  # fmt: skip
+        except StepTooLarge as error:
+            self.too_large = error
+            return unkept(record)
         return text
+
+    def check(self) -> None:
+        """Raises StepTooLarge if the end that was just written could not be written whole."""
+        if self.too_large is not None:
+            with self.journal.broken_by(StepTooLarge):
+                raise self.too_large
 
 
 class Finished(BaseException):
@@ -189,6 +209,15 @@ class Finished(BaseException):
     def __init__(self, result: Any, *args: Any) -> None:
         super().__init__(*args)
         self.result = result
+
+
+def unkept(record: ToolRecord) -> str:
+    """What is written of an end that cannot be kept: that it was one."""
+    if record.value is None:
+        shorter = replace(record, message=f"{record.message[:SHORTENED]} ...")
+    else:
+        shorter = replace(ToolRecord.of_result(UNKEPT), published=record.published)
+    return TOOL_RECORD.dump_json(shorter).decode()
 
 
 def ended(entry: Entry) -> ToolRecord | None:

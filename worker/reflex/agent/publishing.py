@@ -8,6 +8,7 @@ import orjson
 from pydantic import ValidationError
 from pydantic_core import to_json
 
+from reflex.agent.step_limit import MAX_STEP_BYTES
 from reflex.core import envelope, strict_json
 from reflex.core.errors import EventRejected, ReflexError
 from reflex.core.events import BaseEvent, Event, NewEvent
@@ -35,6 +36,7 @@ class RunLimits:
     max_output_bytes: int = 256 * 1024
     max_state_bytes: int = 256 * 1024
     max_memory_bytes: int = 1024 * 1024
+    max_step_bytes: int = MAX_STEP_BYTES
 
 
 def caused_event(

@@ -12,7 +12,8 @@ from psycopg.pq import TransactionStatus
 from pydantic_ai.durable_exec import record_durable_unit
 
 from reflex.agent.effects import EffectMisuse
-from reflex.agent.journal import MAX_STEP_BYTES, Journal, Lookup, tool_call, tool_calls
+from reflex.agent.journal import Journal, Lookup, tool_call, tool_calls
+from reflex.agent.step_limit import StepTooLarge, check_size
 from reflex.agent.tool_records import TOOL_RECORD, ToolRecord
 from reflex.core.journal import JournalUnavailable, LeaseLost, Step, journal_step
 
@@ -24,6 +25,7 @@ async def in_transaction(journal: Journal, step: Lookup, name: str, key: str, ac
 
     Raises:
         EffectMisuse: It runs inside of another one; or its result cannot be kept, so nothing was written.
+        StepTooLarge: So is its result; nothing was written.
         LeaseLost: Another worker has the delivery; nothing was written.
         JournalUnavailable: No connection, or it broke while committing: the next attempt will know.
     """
@@ -31,7 +33,7 @@ async def in_transaction(journal: Journal, step: Lookup, name: str, key: str, ac
         raise EffectMisuse(f"tool {name!r} is transactional and runs inside of another such tool: each would wait for "
                            "the connection of the other")  # fmt: skip
     committing = False
-    with journal.broken_by(LeaseLost, JournalUnavailable):
+    with journal.broken_by(LeaseLost, JournalUnavailable, StepTooLarge):
         try:
             async with journal.store.transaction() as conn:
                 with tool_call(key, conn, repeatable=False) as call:
@@ -41,7 +43,7 @@ async def in_transaction(journal: Journal, step: Lookup, name: str, key: str, ac
                                        "transaction had failed: let the error pass, or use conn.transaction() around "
                                        "what may fail")  # fmt: skip
                 record = replace(ToolRecord.of_result(result), published=call.published, steps=call.steps)
-                text = kept(name, record)
+                text = kept(name, record, journal.max_step_bytes)
                 position = journal.next_position()
                 committing = True
                 await journal_step(
@@ -58,7 +60,7 @@ async def in_transaction(journal: Journal, step: Lookup, name: str, key: str, ac
     return result
 
 
-def kept(name: str, record: ToolRecord) -> str:
+def kept(name: str, record: ToolRecord, limit: int) -> str:
     try:
         text = TOOL_RECORD.dump_json(record).decode()
     except ValueError as error:
@@ -66,9 +68,5 @@ def kept(name: str, record: ToolRecord) -> str:
             f"tool {name!r} is transactional and returned what cannot be written as JSON, so nothing was committed: "
             f"{str(error).splitlines()[0][:300]}"
         ) from error
-    if len(text) > MAX_STEP_BYTES:
-        raise EffectMisuse(
-            f"tool {name!r} is transactional and returned {len(text)} characters of JSON; the limit is "
-            f"{MAX_STEP_BYTES}: nothing was committed"
-        )
+    check_size(text, limit, what=f"the result of tool {name!r}", then="nothing of what it did was committed")
     return text

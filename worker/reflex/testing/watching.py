@@ -133,9 +133,9 @@ class WatchedJournal(Journal):
         self.life = life
         self.inside: Sequence[Any] = (Inside(watch, life),)
 
-    async def look_up(self, kind: StepKind, fingerprint: bytes) -> Lookup:
+    async def look_up(self, kind: StepKind, fingerprint: bytes, of: str = "a step") -> Lookup:
         await self.watch.alive(self.life)
-        return await super().look_up(kind, fingerprint)
+        return await super().look_up(kind, fingerprint, of)
 
     async def record(self, step: Lookup, result: str) -> None:
         trigger, done = trigger_of_run(), last_done.get()

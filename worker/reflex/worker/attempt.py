@@ -119,6 +119,8 @@ class Attempts:
         run_fields.set(partial(ids_of, claimed, trigger.name, trace_id))
         delivery_id = claimed.delivery_id
         journal = self.open_journal(self.steps, delivery_id, claimed.lease_epoch) if self.steps is not None else None
+        if journal is not None:
+            journal.max_step_bytes = self.limits.max_step_bytes
         ctx = None
         try:
             ctx = AgentContext(

@@ -150,6 +150,7 @@ async def live(
                 max_output_bytes=settings.max_output_bytes,
                 max_state_bytes=settings.max_state_bytes,
                 max_memory_bytes=settings.max_memory_bytes,
+                max_step_bytes=settings.max_step_bytes,
             ),
             steps=steps,
             audience=progress,

@@ -1,0 +1,125 @@
+"""Digests of conversations: the same as what is told, and made of each part once."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from pydantic_ai import BinaryContent
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+
+from reflex.agent.message_digests import MessageDigests
+
+
+class Stock(BaseModel):
+    sku: str
+    left: list[int]
+
+
+def conversation(**said: Any) -> list[ModelMessage]:
+    """Each call gives another one, told at another time, with other ids where those are made up."""
+    now = datetime.now(UTC)
+    prompt = UserPromptPart(said.get("prompt", "hello"), timestamp=now)
+    return [
+        ModelRequest([prompt], instructions=said.get("instructions")),
+        ModelResponse([TextPart("let me see"), ToolCallPart("stock", said.get("args", {"sku": "A"}), "call-1")]),
+        ModelRequest([ToolReturnPart("stock", said.get("stock", Stock(sku="A", left=[7])), "call-1", timestamp=now)]),
+    ]
+
+
+def digest(messages: list[ModelMessage]) -> bytes:
+    return MessageDigests().of(messages)
+
+
+def test_equal_conversations_have_equal_digests() -> None:
+    """Fails if a part's identity or its timestamp is in the digest."""
+    same = MessageDigests()
+    assert same.of(conversation()) == same.of(conversation()) == digest(conversation())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        conversation(prompt="hi"),
+        conversation(prompt=["hello", BinaryContent(b"a picture", media_type="image/png")]),
+        conversation(instructions="be brief"),
+        conversation(args={"sku": "B"}),
+        conversation(stock=Stock(sku="A", left=[8])),
+        conversation()[:2],
+        [*conversation()[:2], ModelRequest(parts=[]), conversation()[2]],
+        [ModelRequest([*conversation()[0].parts, *conversation()[2].parts]), conversation()[1]],  # pyright: ignore[reportArgumentType, reportCallIssue]
+    ],
+)
+def test_whatever_the_model_is_told_is_in_the_digest(other: list[ModelMessage]) -> None:
+    """Fails if instructions are left out."""
+    assert digest(other) != digest(conversation())
+
+
+def test_a_message_that_was_changed_in_place_is_another_one() -> None:
+    """Fails without the look at the fields: the digest of before would be given for all of these."""
+    digests, messages = MessageDigests(), conversation(args={"sku": ["A"]})
+    seen = {digests.of(messages)}
+    prompt, (_, call), answer = messages[0].parts[0], messages[1].parts, messages[2].parts[0]
+    assert isinstance(prompt, UserPromptPart)
+    assert isinstance(call, ToolCallPart)
+    assert isinstance(answer, ToolReturnPart)
+    args: Any = call.args
+    stock: Any = answer.content
+
+    def with_more(part: Any) -> None:
+        part.content = "hello again"
+
+    for change in (
+        lambda: with_more(prompt),
+        lambda: args["sku"].append("B"),
+        lambda: stock.left.append(1),
+        lambda: messages[0].parts.append(UserPromptPart("and more")),  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+    ):
+        change()
+        assert digests.of(messages) == digest(messages)
+        seen.add(digests.of(messages))
+    assert len(seen) == 5
+    prompt.timestamp += timedelta(hours=1)
+    assert digests.of(messages) in seen
+
+
+class Odd:
+    """Cannot be copied, and cannot be compared."""
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("never")
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise RuntimeError("never")
+
+
+def test_what_cannot_be_compared_is_written_out_each_time() -> None:
+    """Fails if an author's __eq__ or __deepcopy__ ends the run."""
+    messages = conversation(stock=Odd())
+    digests = MessageDigests()
+    assert digests.of(messages) == digests.of(messages) == digest(messages)
+
+
+def test_each_part_is_written_once_and_those_of_before_are_let_go() -> None:
+    """A conversation that grows by two messages a request. Fails if every request writes all of it (60 times as much),
+    or if parts that no request has any more are kept."""
+    digests, messages = MessageDigests(), conversation(instructions="x" * 1000)
+    digests.of(messages)
+    begun = digests.written
+    for number in range(60):
+        messages += conversation(prompt=f"question {number:04}", instructions="x" * 1000)
+        digests.of(messages)
+    assert digests.written - begun == 60 * (begun - 1002 + len("question 0000") - len("hello"))
+    assert digests.of_calls(messages) == digest(messages[:-1])
+    digests.of(messages[-3:])
+    assert len(digests._known) == 4  # pyright: ignore[reportPrivateUsage]
