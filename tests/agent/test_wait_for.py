@@ -132,13 +132,16 @@ async def test_a_wait_begins_where_it_is_told_to(database_url: str, monkeypatch:
         second = await ctx.wait_for(PAID, key=None, after=first)
         third = await ctx.wait_for(PAID, key=None, timeout=0)
         fourth = await ctx.wait_for(PAID, key=None, after=str(Cursor(2, 1)))
-        return [n_of(each) if each else "none" for each in (first, second, third, fourth)]
+        assert second is not None
+        assert second.meta is not None
+        fifth = await ctx.wait_for(PAID, key=None, after=second.meta.event_id)
+        return [n_of(each) if each else "none" for each in (first, second, third, fourth, fifth)]
 
     async with till(database_url, monkeypatch) as t:
         for n in "abc":
             await arrives(t.conn, payload=f'{{"n": "{n}"}}')
         done = await t.attempt(talks)
-        assert (done.outcome, done.output) == (Outcome.SUCCEEDED, '["a","b","none","b"]')
+        assert (done.outcome, done.output) == (Outcome.SUCCEEDED, '["a","b","none","b","c"]')
 
 
 async def test_the_runs_own_event_is_never_the_one_it_waits_for(

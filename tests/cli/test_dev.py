@@ -22,6 +22,7 @@ from reflex.cli.postmaster import read_pid_file
 from reflex.cli.supervisor import Command
 from reflex.core.errors import ConfigurationError
 from reflex.core.settings import Settings
+from tests.cli.test_commands import reflex
 from tests.processes import ReflexProcess, eventually, free_port
 
 APP = """
@@ -169,6 +170,10 @@ async def test_one_command_takes_an_event_to_an_agent_and_a_second_start_keeps_i
         with psycopg.connect(url) as conn:
             assert conn.execute("SELECT payload FROM reflex.event").fetchall() == [({"message": "one"},)]
         await second.process.says("worker is ready", times=2)
+        # From another terminal, which names no database either.
+        for command in (("dead-letters", "list"), ("status",)):
+            done = await reflex(*command, folder=folder, REFLEX_DATA_DIR=second.process.env["REFLEX_DATA_DIR"])
+            assert (done.code, done.error) == (0, "")
         assert await second.ends(signal.SIGTERM) == 0
         assert_stopped_cleanly(second)
 

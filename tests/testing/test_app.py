@@ -233,9 +233,12 @@ async def test_a_run_that_does_not_end_is_named(reflex_app: MakeAppTest) -> None
 async def test_what_is_no_app_is_refused(
     reflex_app: MakeAppTest, app: Any, error: type[Exception], sentence: str
 ) -> None:
+    """And the report of the failed test says so. Fails with: a story that is told of an app that is not there."""
+    test = reflex_app(app)
     with pytest.raises(error, match=sentence):
-        async with reflex_app(app):
+        async with test:
             pass
+    assert test.story() == "the app did not start"
 
 
 def states_of(deliveries: list[DeliveryRow]) -> list[str]:

@@ -8,8 +8,9 @@ from itertools import count
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent
+from pydantic_ai import Agent, RunContext
 
+from reflex.agent import effects
 from reflex.agent.context import AgentContext
 from reflex.agent.filters import any_event, type_filter
 from reflex.agent.triggers import Trigger
@@ -104,6 +105,36 @@ async def test_a_tool_that_was_cut_before_its_record_runs_again() -> None:
     assert "repeatable={…}" in text
     with pytest.raises(AssertionError, match="there is something to look into"):
         report.check()
+
+
+async def test_a_tool_that_must_not_be_repeated_is_cut_on_both_sides_of_its_work() -> None:
+    """Its probe finds what was done. Without one, the delivery waits for a person.
+
+    Fails with: crashes only at steps that are replayed.
+    """
+    charged: list[str] = []
+
+    async def was_charged(ctx: AgentContext, arguments: dict[str, Any], key: str) -> effects.Done | effects.NotDone:
+        return effects.Done("charged") if key in charged else effects.NotDone()
+
+    for probe, kinds_found in ((was_charged, set[str]()), (None, {"other end"})):
+        agent = Agent(deps_type=AgentContext)
+
+        @agent.tool(metadata=effects.once(probe=probe))
+        def charge(run: RunContext[AgentContext]) -> str:  # pyright: ignore[reportUnusedFunction]
+            charged.append(run.deps.idempotency_key)
+            return "charged"
+
+        app = [Trigger("pay", any_event(), agent)]
+        report = await crash_at_every_step(app, "order", script=[call("charge"), "paid"], before_each=charged.clear)
+        assert kinds(report) == kinds_found, str(report)
+        assert [point.moment for point in report.points][2:6] == [
+            "before step 2 (charge) is begun",
+            "after step 2 (charge) is begun, before its work",
+            "before step 3 (charge) is recorded",
+            "after step 3 (charge)",
+        ]
+    assert moments(report, "other end") == [report.points[3].moment, report.points[4].moment]
 
 
 async def test_the_time_of_day_in_a_prompt_repeats_what_was_recorded() -> None:

@@ -2,7 +2,7 @@
 
 import typer
 
-from reflex.cli.connecting import connected
+from reflex.cli.connecting import connected, database_url
 from reflex.cli.tables import print_json
 from reflex.core.cancelling import cancel_delivery
 from reflex.core.errors import EventRejected
@@ -27,7 +27,7 @@ async def cancel_one(settings: Settings, id: str, *, reason: str | None, as_json
         raise EventRejected(str(error), field="delivery") from None
     if reason is not None and "\0" in reason:
         raise EventRejected("contains a NUL character", field="reason")
-    async with connected(settings.require_database_url(), name="reflex cancel") as conn:
+    async with connected(database_url(settings), name="reflex cancel") as conn:
         state = await cancel_delivery(conn, delivery_id, reason=reason)
     if as_json:
         print_json({"id": str(delivery_id), "event_id": delivery_id.event_id, "state": state})

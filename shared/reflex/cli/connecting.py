@@ -10,11 +10,22 @@ from psycopg import AsyncConnection
 
 from reflex.core.database import connect, describe
 from reflex.core.errors import ConfigurationError, DatabaseUnavailable
-from reflex.core.settings import load_settings
+from reflex.core.settings import Settings, load_settings
 
-__all__ = ["connected", "run_connected"]
+__all__ = ["connected", "database_url", "run_connected"]
 
 T = TypeVar("T")
+
+
+def database_url(settings: Settings) -> str:
+    """DATABASE_URL, else that of the `reflex dev` which runs on the same REFLEX_DATA_DIR, in another terminal.
+
+    Raises:
+        ConfigurationError: There is neither.
+    """
+    from reflex.cli.embedded_postgres import running_url
+
+    return settings.database_url or running_url(settings.data_dir / "postgres") or settings.require_database_url()
 
 
 @asynccontextmanager
@@ -35,8 +46,8 @@ async def connected(url: str, *, name: str) -> AsyncGenerator[AsyncConnection[An
 
 
 def run_connected(action: Callable[[AsyncConnection[Any]], Awaitable[T]], *, name: str) -> T:
-    """Do it on a connection to DATABASE_URL. Raises as `connected` does."""
-    url = load_settings().require_database_url()
+    """Do it on a connection to `database_url`. Raises as that and `connected` do."""
+    url = database_url(load_settings())
 
     async def act() -> T:
         async with connected(url, name=name) as conn:

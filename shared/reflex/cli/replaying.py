@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import orjson
 import typer
 
-from reflex.cli.connecting import connected
+from reflex.cli.connecting import connected, database_url
 from reflex.core.cursors import Cursor
 from reflex.core.events import check_type_pattern
 from reflex.core.log_filter import LogFilter
@@ -40,7 +40,7 @@ async def replay_events(
     begin = Cursor.parse(after, field="--after") if after is not None else None
     end = Cursor.parse(until, field="--until") if until is not None else None
     filter = LogFilter(tuple(map(checked, types)), tuple(sources), key)
-    async with connected(settings.require_database_url(), name="reflex replay") as conn:
+    async with connected(database_url(settings), name="reflex replay") as conn:
         trigger = await find_trigger(conn, name, app=app)
         if begin is None:
             start = (await log_bounds(conn)).start

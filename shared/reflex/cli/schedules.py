@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from reflex.cli.connecting import connected
+from reflex.cli.connecting import connected, database_url
 from reflex.cli.tables import ago, ahead, print_json, print_table
 from reflex.core.schedules import ScheduleRow, list_schedules
 from reflex.core.settings import Settings
@@ -17,7 +17,7 @@ async def show_schedules(settings: Settings, *, as_json: bool) -> None:
         DatabaseUnavailable: It cannot be reached.
         ConfigurationError: It has no schema.
     """
-    async with connected(settings.require_database_url(), name="reflex schedules") as conn:
+    async with connected(database_url(settings), name="reflex schedules") as conn:
         rows = await list_schedules(conn, lease_timeout=timedelta(seconds=settings.lease_timeout_s))
     if as_json:
         print_json({"schedules": rows})

@@ -5,7 +5,7 @@ from datetime import timedelta
 import typer
 
 from reflex.cli.budgets import print_budgets
-from reflex.cli.connecting import connected
+from reflex.cli.connecting import connected, database_url
 from reflex.cli.tables import ago, print_json, print_table
 from reflex.core.budget_reads import list_budgets
 from reflex.core.overview import describe_problems, read_overview
@@ -21,7 +21,7 @@ async def show_status(settings: Settings, *, as_json: bool) -> None:
         DatabaseUnavailable: It cannot be reached.
         ConfigurationError: It has no schema.
     """
-    url = settings.require_database_url()
+    url = database_url(settings)
     async with connected(url, name="reflex status") as conn:
         overview = await read_overview(conn, lease_timeout=timedelta(seconds=settings.lease_timeout_s))
         # What was spent is in the rows of the budgets: no run is looked at.

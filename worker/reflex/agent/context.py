@@ -239,7 +239,7 @@ class AgentContext:
         *,
         timeout: timedelta | float | None = None,
         key: str | WhoseKey | None = WhoseKey.OWN,
-        after: BaseEvent | Cursor | str | None = None,
+        after: BaseEvent | UUID | Cursor | str | None = None,
     ) -> BaseEvent | None:
         """Wait without a slot for an event that the filter matches: the run ends here, and when the event is there the
         delivery runs again from its beginning, as after `sleep`. Each later attempt gets the very same event.
@@ -249,7 +249,8 @@ class AgentContext:
             timeout: How long at most, as a `timedelta` or in seconds. It counts from when the wait was first reached.
             key: The event's key: that of this run's event by default; None for any, and for events without one.
             after: From where in the log to look: behind an event that was received (`ctx.event`, or what an earlier
-                wait returned), or behind a cursor. By default, from where the wait was first reached.
+                wait returned) or that has this id, or behind a cursor. By default, from where the wait was first
+                reached.
 
         Returns:
             The event, as `ctx.event` is one; None when the time is over.

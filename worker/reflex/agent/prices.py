@@ -19,8 +19,8 @@ __all__ = ["UnpricedModel", "check_priced", "cost_of", "estimated_cost"]
 
 ANY_MODEL: Final = "*"
 NOTHING: Final = Price(0, 0)
-# The offline model asks no provider.
-FREE: Final = {"offline": NOTHING}
+# The offline model, and the one of `reflex.testing`, ask no provider.
+FREE: Final = {"offline": NOTHING, "fake": NOTHING}
 
 
 class UnpricedModel(ReflexError):

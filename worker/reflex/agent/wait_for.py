@@ -117,7 +117,7 @@ async def wait_for(
     *,
     timeout: timedelta | float | None,
     key: str | WhoseKey | None,
-    after: BaseEvent | Cursor | str | None,
+    after: BaseEvent | UUID | Cursor | str | None,
 ) -> BaseEvent | None:
     """As `AgentContext.wait_for`.
 
@@ -240,7 +240,7 @@ def checked_timeout(timeout: timedelta | float | None) -> timedelta | None:
     return time
 
 
-def checked_after(after: BaseEvent | Cursor | str | None) -> Cursor | UUID | None:
+def checked_after(after: BaseEvent | UUID | Cursor | str | None) -> Cursor | UUID | None:
     if isinstance(after, str):
         return Cursor.parse(after)
     if isinstance(after, BaseEvent):

@@ -20,6 +20,7 @@ from reflex.agent.models import OFFLINE, resolve_models
 from reflex.agent.publishing import RunLimits
 from reflex.agent.schedules import Schedule
 from reflex.agent.triggers import Trigger
+from reflex.core.approvals import ApprovalRow, decide_approval, list_approvals
 from reflex.core.database import connect
 from reflex.core.errors import AppError
 from reflex.core.events import BaseEvent
@@ -88,14 +89,13 @@ class AppTest:
         self._timeout_s = timeout_s
         self._limits = limits
         self._databases = databases
-        self._watch = watch
+        self.watch = watch or Watch()
         self._stack = AsyncExitStack()
         self._story = Story()
 
     async def __aenter__(self) -> Self:
         self.app = tested_app(self._given)
         self.model = FakeModel()
-        self.watch = self._watch or Watch()
         async with self._stack as stack:
             stack.enter_context(override_allow_model_requests(False))
             databases = self._databases or shared_databases()
@@ -203,6 +203,26 @@ class AppTest:
         """The deliveries of an event, and where each is: `state`, `attempt`, `available_at`, `waiting_for`, `runs`."""
         return (await get_event(self._conn, record_of(event).event_id)).deliveries
 
+    async def approvals(self) -> list[ApprovalRow]:
+        """The tool calls that wait for somebody's decision, the oldest first: `tool`, `arguments`, `metadata`, …"""
+        return (await list_approvals(self._conn, state="pending")).rows[::-1]
+
+    async def decide(
+        self,
+        approval: ApprovalRow,
+        *,
+        approve: bool,
+        arguments: dict[str, Any] | None = None,
+        reason: str | None = None,
+        by: str | None = None,
+    ) -> None:
+        """Approve or deny such a call, as a person does; `run` goes on with it. Raises as `POST /approvals/{id}`
+        refuses."""
+        await decide_approval(
+            self._conn, approval.id, approve=approve, digest=approval.digest, arguments=arguments, reason=reason, by=by
+        )
+        await self._read()
+
     async def kill_and_replace(self) -> None:
         """The worker is gone, as after a SIGKILL; it is declared dead, and another takes over."""
         self.watch.revive()
@@ -220,6 +240,8 @@ class AppTest:
 
     def story(self) -> str:
         """All that has happened, for people."""
+        if not hasattr(self, "clock"):
+            return "the app did not start"
         return f"{self._story}\ntools: {self.tool_calls}\nclock: {self.clock.now.isoformat(timespec='seconds')}"
 
     async def _enlisted(self, stack: AsyncExitStack) -> Worker:

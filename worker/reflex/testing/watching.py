@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
@@ -64,6 +64,8 @@ class CrashPoint:
         return f"{self.number + 1:>3}. {self.trigger}: {self.moment}"
 
 
+# Steps of tools that must not be repeated: written before the work, and after it.
+LEDGER: Final = (StepKind.INTENT, StepKind.EFFECT)
 # What the code that runs now has just done, for the journal that records it.
 last_done: ContextVar[Done | None] = ContextVar("reflex_testing_last_done", default=None)
 
@@ -137,15 +139,35 @@ class WatchedJournal(Journal):
         await self.watch.alive(self.life)
         return await super().look_up(kind, fingerprint, of)
 
-    async def record(self, step: Lookup, result: str) -> None:
-        trigger, done = trigger_of_run(), last_done.get()
-        name = done.name if done is not None and done.kind is step.kind else str(step.kind)
-        number = self.watch.number_of_step()
-        await self.watch.point(self.life, trigger, f"before step {number} ({name}) is recorded")
-        await super().record(step, result)
-        if done is not None and done.kind is step.kind:
+    async def write(self, step: Step) -> None:
+        await self.watch.alive(self.life)
+        done = self.done_by(step)
+        number, trigger = self.watch.number_of_step(), trigger_of_run()
+        if step.kind in LEDGER:
+            name = str(orjson.loads(step.result)["tool"])
+        else:
+            name = done.name if done is not None else str(step.kind)
+        what = f"step {number} ({name})"
+        before, after = f"before {what} is recorded", f"after {what}"
+        if step.kind is StepKind.INTENT:
+            before, after = f"before {what} is begun", f"after {what} is begun, before its work"
+        await self.watch.point(self.life, trigger, before)
+        await super().write(step)
+        if done is not None:
             done.recorded = True
-        await self.watch.point(self.life, trigger, f"after step {number} ({name})")
+        await self.watch.point(self.life, trigger, after)
+
+    def done_by(self, step: Step) -> Done | None:
+        """What has just been done, if the step is its record."""
+        if step.kind is StepKind.EFFECT:
+            # The call had a task of its own, with its own last_done.
+            name, trigger = orjson.loads(step.result)["tool"], trigger_of_run()
+            mine = [
+                done for done in self.watch.done if (done.name, done.trigger, done.life) == (name, trigger, self.life)
+            ]
+            return next((done for done in mine if not done.recorded), None)
+        done = last_done.get()
+        return done if done is not None and done.kind is step.kind else None
 
     def report(self) -> None:
         self.watch.unused += [(trigger_of_run(), step) for step in self.unused]

@@ -15,13 +15,15 @@ from reflex.core.errors import ReflexError
 from reflex.core.ids import new_id
 from reflex.core.journal import StepStore
 from reflex.core.lanes import promote_lanes
+from reflex.core.placing import Placer
 from reflex.core.queue import promote_scheduled
 from reflex.core.registration import Registered
 from reflex.core.schedules import upcoming_schedules
-from reflex.core.settlement import Claimed, Settlement
+from reflex.core.settlement import Claimed, Outcome, Settlement
 from reflex.core.workers import Incarnation, enlist
 from reflex.testing.watching import Watch
 from reflex.worker.attempt import Attempts
+from reflex.worker.awaiting import Awaiting
 from reflex.worker.claim_loop import ClaimLoop
 from reflex.worker.timers import fire
 
@@ -81,6 +83,10 @@ class Worker:
             poll_interval_s=1,
             attempt=self.attempt,
         )
+        self.awaiting = Awaiting(url)
+        self.placer = Placer()
+        # Whether a run may wait for an event; a worker before this one may have left some.
+        self.awaits = True
         self.runs_begun = 0
 
     async def enlist(self) -> None:
@@ -90,6 +96,7 @@ class Worker:
     async def attempt(self, claimed: Claimed) -> Settlement:
         self.runs_begun += 1
         settlement = await self.attempts(claimed)
+        self.awaits |= settlement.outcome is Outcome.WAITING
         await self.watch.ended(self.life, settlement, self.names[claimed.trigger_id])
         return settlement
 
@@ -140,7 +147,19 @@ class Worker:
             for wait in waits:
                 wait.cancel()
 
+    async def wake(self) -> timedelta | None:
+        """Make due what waits for an event that is there. How long until a wait is looked at by itself."""
+        next_in = None
+        while self.awaits:
+            found = await self.awaiting.look(self.conn, self.placer)
+            # What has ended and is not settled yet may be about to wait.
+            self.awaits, next_in = found.anything or bool(self.loop.slots.finished), found.next_in
+            if not found.more:
+                break
+        return next_in
+
     async def make_due(self) -> None:
+        await self.wake()
         await promote_scheduled(self.conn)
         if self.loop.ordered_ids:
             await promote_lanes(self.conn)
@@ -150,7 +169,7 @@ class Worker:
     async def next_in(self, *, schedules: bool = True) -> timedelta | None:
         """How long until the next thing that was put off is due; None: nothing is. What has become due just now is
         next, too: the clock does not stand still while we look."""
-        found: list[tuple[int, timedelta | None]] = [await promote_scheduled(self.conn)]
+        found: list[tuple[int, timedelta | None]] = [(0, await self.wake()), await promote_scheduled(self.conn)]
         if self.loop.ordered_ids:
             found.append(await promote_lanes(self.conn))
         if schedules and self.schedule_ids:
