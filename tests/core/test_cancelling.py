@@ -144,7 +144,7 @@ async def test_a_running_one_is_asked_for_once_and_its_worker_ends_it(db: AsyncC
     (delivery_id,) = await desk.publish()
     (lease,) = await desk.claim()
     assert await cancel_delivery(db, delivery_id, reason="why not") == "cancelling"
-    assert await asked_cancellations(db, desk.worker_id) == {lease[:2]: "why not"}
+    assert await asked_cancellations(db, desk.worker_id) == {lease[:2]: "cancelled by a person: why not"}
     assert await asked_cancellations(db, new_id()) == {}
     with pytest.raises(NotCancellable, match="already"):
         await cancel_delivery(db, delivery_id)

@@ -16,7 +16,7 @@ from reflex.core.rows import DeliveryRow
 from reflex.core.settlement import Claimed, Outcome, Settlement
 from reflex.worker.slots import Slots
 from tests.processes import SELDOM_LOOKS, ReflexProcess, eventually, worker
-from tests.queue_fixtures import count, new_event, settled
+from tests.queue_fixtures import count, is_quiet, new_event, settled
 
 APP = """
 import asyncio, os, time
@@ -103,8 +103,9 @@ async def test_a_run_is_stopped_at_once_and_its_worker_goes_on(
             assert delivery.runs[0].worker_id is not None
         await began(db, folder, "quick", "B")
         await eventually(lambda: "ended B" in done(folder))
-        assert done(folder).count("cancelled A cancelled by a person") == 3
+        assert done(folder).count("cancelled A cancelled by a person: too dear") == 3
         assert await count(db, "cancellation") == 0
+        await eventually(lambda: is_quiet(db))
         packed = await db.execute("SELECT FROM reflex.event WHERE type = 'order.packed'")
         assert packed.rowcount == 1
 

@@ -158,10 +158,12 @@ async def test_many_short_runs_take_few_exchanges(database_url: str) -> None:
     ):
         exchange_with = loop.exchange_with
 
-        async def counted(conn: AsyncConnection[Any], settlements: list[Settlement], limit: int) -> Exchanged:
+        async def counted(
+            conn: AsyncConnection[Any], settlements: list[Settlement], limit: int, *, full: bool = False
+        ) -> Exchanged:
             nonlocal exchanges
             exchanges += 1
-            return await exchange_with(conn, settlements, limit)
+            return await exchange_with(conn, settlements, limit, full=full)
 
         loop.exchange_with = counted
         await publish(conn, 2000)

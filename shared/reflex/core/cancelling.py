@@ -24,13 +24,14 @@ from reflex.core.replies import reply_event
 from reflex.core.settlement import Claimed, Outcome, Settlement
 from reflex.core.statements import statement
 
-__all__ = ["CANCEL_CHANNEL", "NotCancellable", "asked_cancellations", "because", "cancel_delivery",
-           "finish_cancellations"]  # fmt: skip
+__all__ = ["CANCEL_CHANNEL", "NotCancellable", "asked_cancellations", "cancel_delivery", "finish_cancellations"]
 
 CANCEL_CHANNEL: Final = "reflex_cancel"
 # A delivery that moves between being looked at and being taken is looked at again, so often at most.
 LOOKS: Final = 10
 BATCH: Final = 100
+# What a request without a word, of a version before, ends a run with.
+UNSAID: Final = "cancelled by a person"
 
 Key = tuple[int, UUID]
 
@@ -42,12 +43,19 @@ class NotCancellable(Conflict):
 
 
 async def cancel_delivery(
-    conn: AsyncConnection[Any], delivery_id: DeliveryId, *, reason: str | None = None
+    conn: AsyncConnection[Any],
+    delivery_id: DeliveryId,
+    *,
+    reason: str | None = None,
+    by: str = "a person",
+    dead_too: bool = True,
 ) -> Literal["cancelled", "cancelling"]:
     """End a delivery. Its event shows it as cancelled, with the reason; who waits for the event gets an answer.
 
     Args:
         conn: Autocommit.
+        by: Who or what wants that. It stands in the run's error, before the reason.
+        dead_too: Whether a dead letter is ended as well.
 
     Returns:
         "cancelled", or "cancelling" for one that runs: it ends soon, and what it does after that counts for nothing.
@@ -56,6 +64,7 @@ async def cancel_delivery(
         NotFound: There is no such delivery.
         NotCancellable: It has ended, or somebody has asked for that before.
     """
+    error = because(by, reason)
     for _ in range(LOOKS):
         now = await look(conn, delivery_id)
         if now is None:
@@ -66,10 +75,12 @@ async def cancel_delivery(
             case "running" if now["asked_before"]:
                 raise NotCancellable(f"delivery {delivery_id} is being cancelled already")
             case "running":
-                if await ask(conn, delivery_id, reason):
+                if await ask(conn, delivery_id, error):
                     return "cancelling"
+            case "dead" if not dead_too:
+                raise NotCancellable(f"delivery {delivery_id} is a dead letter")
             case _:
-                if await taken(conn, delivery_id, now, reason):
+                if await taken(conn, delivery_id, now, error):
                     return "cancelled"
     else:
         raise NotCancellable(f"delivery {delivery_id} changes hands all the time; try again")
@@ -83,16 +94,16 @@ async def look(conn: AsyncConnection[Any], delivery_id: DeliveryId) -> dict[str,
     return None if not rows or rows[0]["place"] is rows[0]["last_outcome"] is None else rows[0]
 
 
-async def ask(conn: AsyncConnection[Any], delivery_id: DeliveryId, reason: str | None) -> bool:
-    parameters = {"trigger_id": delivery_id.trigger_id, "event_id": delivery_id.event_id, "reason": reason}
+async def ask(conn: AsyncConnection[Any], delivery_id: DeliveryId, error: str) -> bool:
+    parameters = {"trigger_id": delivery_id.trigger_id, "event_id": delivery_id.event_id, "reason": error}
     return (await conn.execute(statement("ask_cancellation"), parameters)).rowcount > 0
 
 
-async def taken(conn: AsyncConnection[Any], delivery_id: DeliveryId, now: dict[str, Any], reason: str | None) -> bool:
+async def taken(conn: AsyncConnection[Any], delivery_id: DeliveryId, now: dict[str, Any], error: str) -> bool:
     """End a delivery where it was seen. False: it is not there any more."""
     if now["place"] == "dead":
         try:
-            await purge_dead_letter(conn, delivery_id, because=because(reason))
+            await purge_dead_letter(conn, delivery_id, because=error)
         except NotFound:
             return False
         await forget_cancellations(conn, [key_of(delivery_id)])
@@ -106,9 +117,7 @@ async def taken(conn: AsyncConnection[Any], delivery_id: DeliveryId, now: dict[s
             own = Settlement(*key_of(delivery_id), 0, Outcome.CANCELLED, lane_key=now["lane_key"])
             await lock_lanes(conn, [own] if own.lane_key is not None else [], [answer])
         await conn.execute(statement("lock_lane"), {**key, "standstill": STANDSTILL})
-        cancelled = await conn.execute(
-            statement("cancel_delivery"), {**key, "running": running, "error": because(reason)}
-        )
+        cancelled = await conn.execute(statement("cancel_delivery"), {**key, "running": running, "error": error})
         if cancelled.rowcount == 0:
             raise Rollback(transaction)
         await forget_steps(conn, [(*key_of(delivery_id), False)])
@@ -132,15 +141,15 @@ def answer_to(delivery_id: DeliveryId, now: dict[str, Any]) -> NewEvent | None:
     return reply_event(claimed, trigger=now["trigger"], outcome=Outcome.CANCELLED, output_json=None)
 
 
-def because(reason: str | None) -> str:
+def because(by: str, reason: str | None) -> str:
     """The error of a cancelled run."""
-    return "cancelled by a person" + (f": {reason}" if reason else "")
+    return f"cancelled by {by}" + (f": {reason}" if reason else "")
 
 
-async def asked_cancellations(conn: AsyncConnection[Any], worker_id: UUID) -> dict[Key, str | None]:
-    """Which runs of a worker (trigger id, event id) somebody wants to end, with the reason."""
+async def asked_cancellations(conn: AsyncConnection[Any], worker_id: UUID) -> dict[Key, str]:
+    """Which runs of a worker (trigger id, event id) are to end, with the error that they end with."""
     cursor = await conn.execute(statement("asked_cancellations"), {"worker_id": worker_id})
-    return {(trigger_id, event_id): reason for trigger_id, event_id, reason in await cursor.fetchall()}
+    return {(trigger_id, event_id): error or UNSAID for trigger_id, event_id, error in await cursor.fetchall()}
 
 
 async def finish_cancellations(conn: AsyncConnection[Any], *, grace: timedelta) -> list[DeliveryId]:
@@ -152,13 +161,13 @@ async def finish_cancellations(conn: AsyncConnection[Any], *, grace: timedelta) 
     """
     overdue: list[DeliveryId] = []
     cursor = await conn.execute(statement("due_cancellations"), {"grace": grace, "limit": BATCH})
-    for trigger_id, event_id, reason, is_overdue in await cursor.fetchall():
+    for trigger_id, event_id, error, is_overdue in await cursor.fetchall():
         delivery_id = DeliveryId(trigger_id, event_id)
         now = await look(conn, delivery_id)
         if now is None or now["place"] is None:
             await forget_cancellations(conn, [(trigger_id, event_id)])
         elif now["place"] == "running" and not is_overdue:
             pass  # claimed again meanwhile: its worker is asked for it
-        elif await taken(conn, delivery_id, now, reason) and is_overdue:
+        elif await taken(conn, delivery_id, now, error or UNSAID) and is_overdue:
             overdue.append(delivery_id)
     return overdue

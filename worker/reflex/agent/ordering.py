@@ -18,11 +18,12 @@ class Ordering(NamedTuple):
     remembers_by: str
 
 
-def ordering_of(name: str, *, ordered: Any, key: Any, when_dead: Any, remembers: bool = False) -> Ordering:
+def ordering_of(name: str, *, ordered: Any, key: Any, when_dead: Any, has_keys: bool = False) -> Ordering:
     """The ordering of the trigger `name`.
 
     Args:
-        remembers: Whether it keeps a state or a memory of each key. Then it may name a key without having an order.
+        has_keys: Whether it keeps a state or a memory of each key, or is cancelled by it. Then it may name a key
+            without having an order.
 
     Raises:
         TypeError: An argument is of the wrong kind; the sentence names the trigger.
@@ -35,7 +36,7 @@ def ordering_of(name: str, *, ordered: Any, key: Any, when_dead: Any, remembers:
     if when_dead not in tuple(WhenDead):
         raise ValueError(f"trigger {name!r}: when_dead is {when_dead!r}; it is 'continue' or 'hold'")
     if not ordered:
-        given = "key" if key is not None and not remembers else "when_dead" if when_dead != WhenDead.CONTINUE else None
+        given = "key" if key is not None and not has_keys else "when_dead" if when_dead != WhenDead.CONTINUE else None
         if given:
             raise ValueError(f"trigger {name!r}: {given} says how deliveries are ordered; pass ordered=True with it")
     path = checked_path(name, OWN_KEY if key is None else key)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeGuard, 
 
 from reflex.agent.approval_policy import APPROVAL_TIMEOUT, approval_policy
 from reflex.agent.budgets import Budget, checked_budgets
+from reflex.agent.cancel_on import SUFFIX, Canceller, checked_cancel_on
 from reflex.agent.declarations import Declaration, checked_name
 from reflex.agent.divergence import WhenDiverged
 from reflex.agent.effects import checked_effects
@@ -63,6 +64,8 @@ class Trigger(Declaration):
         state: What is kept of each key: a pydantic model whose fields all have defaults, or a `State` with a version of
             it. The agent finds it as `ctx.state`.
         memory: How much is kept of the conversation of each key, which a pydantic-ai agent goes on with.
+        cancel_on: Events that end what has not ended of their key, by `key`, and was accepted before them. They are
+            deliveries of a trigger of its own, `<name>.cancel`.
 
     Raises:
         TypeError: An argument is of the wrong kind; the sentence names the trigger.
@@ -71,7 +74,7 @@ class Trigger(Declaration):
     """
 
     __slots__ = (
-        "agent", "approvals", "budgets", "deps", "effects", "filter", "key", "memory", "ordered", "prompt",
+        "agent", "approvals", "budgets", "cancel_on", "deps", "effects", "filter", "key", "memory", "ordered", "prompt",
         "remembers_by", "retry", "state", "timeout", "when_dead", "when_diverged",
     )  # fmt: skip
     kind: ClassVar = "trigger"
@@ -96,6 +99,7 @@ class Trigger(Declaration):
         when_diverged: Literal["continue", "restart", "dead"] = "continue",
         state: "type[BaseModel] | State[Any] | None" = None,
         memory: Memory | None = None,
+        cancel_on: Filter | None = None,
     ) -> None:
         checked_name(self.kind, name)
         self.filter = checked_filter(name, filter)
@@ -110,12 +114,17 @@ class Trigger(Declaration):
         self.budgets = checked_budgets(name, budgets)
         self.state = state_of(name, state)
         self.memory = memory_of(name, memory)
-        ordering = ordering_of(name, ordered=ordered, key=key, when_dead=when_dead, remembers=self.remembers)
+        self.cancel_on = checked_cancel_on(name, cancel_on)
+        has_keys = self.remembers or self.cancel_on is not None
+        ordering = ordering_of(name, ordered=ordered, key=key, when_dead=when_dead, has_keys=has_keys)
         self.ordered = ordered
         self.key = ordering.key_path
         self.when_dead = ordering.when_dead
         self.remembers_by = ordering.remembers_by
         super().__init__(name)
+        if self.cancel_on is not None:
+            canceller = Trigger(name + SUFFIX, self.cancel_on, Canceller(name, ordering.remembers_by))
+            canceller.where += f" (cancel_on of {name!r})"
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -170,6 +179,8 @@ class Trigger(Declaration):
             said["effects"] = {tool: effect.kind for tool, effect in self.effects.items()}
         if self.when_diverged is not WhenDiverged.CONTINUE:
             said["when_diverged"] = self.when_diverged
+        if self.cancel_on is not None:
+            said["cancel_on"] = repr(self.cancel_on)
         return said
 
     def remembered(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Cancelled runs: which runs of this worker a person wants to end, and how such a run is settled."""
+"""Cancelled runs: which runs of this worker a person or an event ends, and how such a run is settled."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from reflex.core.cancelling import asked_cancellations, because, finish_cancellations
+from reflex.core.cancelling import asked_cancellations, finish_cancellations
 from reflex.core.database import connect
 from reflex.core.replies import reply_event
 from reflex.core.settlement import Claimed, Outcome, Settlement
@@ -27,17 +27,18 @@ class Cancelled:
 
     def __init__(self, trigger_names: Mapping[int, str] | None = None) -> None:
         self._trigger_names = trigger_names or {}
-        self._reasons: dict[Run, str | None] = {}
+        self._errors: dict[Run, str] = {}
 
     def __contains__(self, lease: object) -> bool:
-        return bool(self._reasons) and isinstance(lease, Claimed) and run_of(lease) in self._reasons
+        return bool(self._errors) and isinstance(lease, Claimed) and run_of(lease) in self._errors
 
-    def add(self, lease: Claimed, reason: str | None) -> None:
-        self._reasons[run_of(lease)] = reason
+    def add(self, lease: Claimed, error: str) -> None:
+        """`error` is what the run ends with."""
+        self._errors[run_of(lease)] = error
 
     def settlement(self, lease: Claimed, *, instead_of: Settlement | None = None) -> Settlement:
         """How the run is settled, whatever it returned or raised. What it paid for is kept."""
-        reason = self._reasons.pop(run_of(lease))
+        error = self._errors.pop(run_of(lease))
         trigger = self._trigger_names.get(lease.trigger_id, str(lease.trigger_id))
         reply = reply_event(lease, trigger=trigger, outcome=Outcome.CANCELLED, output_json=None)
         return Settlement(
@@ -45,7 +46,7 @@ class Cancelled:
             lease.event_id,
             lease.lease_epoch,
             Outcome.CANCELLED,
-            error=because(reason),
+            error=error,
             usage=instead_of.usage if instead_of is not None else None,
             trace_id=instead_of.trace_id if instead_of is not None else None,
             published=(reply,) if reply else (),
@@ -62,15 +63,15 @@ def run_of(lease: Claimed) -> Run:
 class Cancelling:
     """The chore that carries out cancellations: stops this worker's runs, and does what nobody else will."""
 
-    def __init__(self, worker_id: UUID, *, grace_s: float, stop: Callable[[Key, str | None], None]) -> None:
+    def __init__(self, worker_id: UUID, *, grace_s: float, stop: Callable[[Key, str], None]) -> None:
         """`stop` stops a run of this worker, if it is one. A run that has not ended after `grace_s` loses its lease."""
         self.worker_id = worker_id
         self.grace = timedelta(seconds=grace_s)
         self.stop = stop
 
     async def carry_out(self, conn: AsyncConnection[Any]) -> None:
-        for key, reason in (await asked_cancellations(conn, self.worker_id)).items():
-            self.stop(key, reason)
+        for key, error in (await asked_cancellations(conn, self.worker_id)).items():
+            self.stop(key, error)
         await taken_away(conn, self.grace)
 
 

@@ -46,9 +46,11 @@ class ClaimLoop:
         ordered_ids: Sequence[int] = (),
         answer_within_s: float = 20,
         cancelled: Cancelled | None = None,
+        beside: Sequence[int] = (),
     ) -> None:
         """`attempt` runs one delivery and never raises but on cancellation. `ordered_ids` are those of the triggers
-        that are ordered. After `answer_within_s` a connection that does not answer is given up."""
+        that are ordered, `beside` of those whose deliveries need no slot. After `answer_within_s` a connection that
+        does not answer is given up."""
         self.url = url
         self.worker_id = worker_id
         self.trigger_ids = deque(trigger_ids)
@@ -62,7 +64,8 @@ class ClaimLoop:
         self.hungry = True
         self.closing = False
         self.signal = asyncio.Event()
-        self.slots = Slots(concurrency, attempt, on_finished=self.signal.set, cancelled=cancelled)
+        self.beside = list(beside)
+        self.slots = Slots(concurrency, attempt, on_finished=self.signal.set, cancelled=cancelled, beside=beside)
         self.conn: AsyncConnection[Any] | None = None
         self.strays_checked_at = 0.0
         self.log = structlog.get_logger().bind(worker_id=str(worker_id))
@@ -72,9 +75,9 @@ class ClaimLoop:
         self.hungry = True
         self.signal.set()
 
-    def cancel(self, key: Key, reason: str | None) -> None:
+    def cancel(self, key: Key, error: str) -> None:
         """As `Slots.cancel`."""
-        self.slots.cancel(key, reason)
+        self.slots.cancel(key, error)
         self.signal.set()
 
     async def run(self) -> None:
@@ -112,7 +115,7 @@ class ClaimLoop:
         while finished < len(slots.finished) < len(slots.waiting):
             finished = len(slots.finished)
             await asyncio.sleep(0)
-        while not slots.finished and not (self.hungry and self.room() > 0) and not (self.closing and not slots.running):
+        while not slots.finished and not self.may_claim() and not (self.closing and not slots.running):
             self.signal.clear()
             # Jitter keeps a fleet that was started at once from polling at once.
             poll_s = self.poll_interval_s * random.uniform(0.75, 1.25)  # noqa: S311
@@ -123,8 +126,8 @@ class ClaimLoop:
                 self.hungry = True
             slots.give_back(PREFETCH_PATIENCE_S)
 
-    def room(self) -> int:
-        return self.slots.room() if self.accepting else 0
+    def may_claim(self) -> bool:
+        return self.hungry and self.accepting and (self.slots.room() or self.slots.room_beside()) > 0
 
     async def turn(self) -> None:
         """One exchange, and the runs that it brought."""
@@ -135,17 +138,20 @@ class ClaimLoop:
         if time.monotonic() - self.strays_checked_at > STRAY_CHECK_S:
             with answered_within(self.answer_within_s, self.conn):
                 await self.adopt_strays(self.conn)
-        settlements, limit = self.slots.finished[:1000], self.room()
+        settlements, limit = self.slots.finished[:1000], self.slots.room() if self.accepting else 0
+        if full := bool(self.beside) and self.accepting and limit == 0:
+            limit = self.slots.room_beside()
         self.hungry = False
         with answered_within(self.answer_within_s, self.conn):
-            exchanged = await self.exchange(self.conn, settlements, limit)
+            exchanged = await self.exchange(self.conn, settlements, limit, full=full)
         del self.slots.finished[: len(settlements)]
         # A full claim means that there is probably more.
         self.hungry = self.hungry or (limit > 0 and slots_taken(exchanged.claimed) >= limit)
         self.trigger_ids.rotate(-1)
         self.ordered_ids.rotate(-1)
         self.lanes_first = not self.lanes_first
-        self.overdue = exchanged.overdue
+        if not full:
+            self.overdue = exchanged.overdue
         if exchanged.stale:
             await self.discard(self.conn, settlements, exchanged.stale)
         for conflict in exchanged.conflicts:
@@ -176,11 +182,14 @@ class ClaimLoop:
                 held = {lease[:2] for lease in await own_leases(conn, worker_id=self.worker_id)}
             self.slots.abandon([batch for batch in suspects if batch.left and batch.left[0][:2] not in held])
 
-    async def exchange(self, conn: AsyncConnection[Any], settlements: list[Settlement], limit: int) -> Exchanged:
-        """One exchange. A settlement that PostgreSQL refuses (an output it cannot store) must not hold up the rest:
-        then each goes alone, and the refused one becomes a dead letter."""
+    async def exchange(
+        self, conn: AsyncConnection[Any], settlements: list[Settlement], limit: int, *, full: bool
+    ) -> Exchanged:
+        """One exchange. If the slots are `full`, it claims what needs none. A settlement that PostgreSQL refuses (an
+        output it cannot store) must not hold up the rest: then each goes alone, and the refused one becomes a dead
+        letter."""
         try:
-            return await self.exchange_with(conn, settlements, limit)
+            return await self.exchange_with(conn, settlements, limit, full=full)
         except psycopg.Error as error:
             if is_connection_error(error) or is_conflict(error) or not settlements:
                 raise
@@ -202,14 +211,16 @@ class ClaimLoop:
             conflicts.extend(done.conflicts)
         return Exchanged([], frozenset(stale), conflicts=tuple(conflicts))
 
-    async def exchange_with(self, conn: AsyncConnection[Any], settlements: list[Settlement], limit: int) -> Exchanged:
+    async def exchange_with(
+        self, conn: AsyncConnection[Any], settlements: list[Settlement], limit: int, *, full: bool = False
+    ) -> Exchanged:
         return await exchange(
             conn,
             worker_id=self.worker_id,
             settlements=settlements,
-            trigger_ids=list(self.trigger_ids),
+            trigger_ids=self.beside if full else list(self.trigger_ids),
             limit=limit,
-            ordered_ids=list(self.ordered_ids),
+            ordered_ids=[] if full else list(self.ordered_ids),
             rows=self.slots.lane_rows(),
             lanes_first=self.lanes_first,
             overdue=self.overdue,

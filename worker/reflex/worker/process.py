@@ -16,6 +16,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from reflex.agent.app import App, load_app
+from reflex.agent.cancel_on import Canceller
 from reflex.agent.models import Models, resolve_models
 from reflex.agent.publishing import RunLimits
 from reflex.core import telemetry
@@ -134,6 +135,7 @@ async def live(
         worker_id=worker_id,
         trigger_ids=tuple(triggers),
         ordered_ids=[trigger_id for trigger_id, trigger in triggers.items() if trigger.ordered],
+        beside=[trigger_id for trigger_id, trigger in triggers.items() if isinstance(trigger.agent, Canceller)],
         trigger_names={trigger_id: trigger.name for trigger_id, trigger in triggers.items()},
         concurrency=settings.concurrency,
         poll_interval_s=settings.poll_interval_s,

@@ -3,14 +3,14 @@
     claimed ──take──► waiting (prefetched) ──a free slot──► running ──► finished
 
 A slot runs a batch: one delivery, or what was claimed of one lane, one delivery after the other. A lease that the
-worker holds is always in exactly one of the three places.
+worker holds is always in exactly one of the three places. What ends other runs needs no slot: it runs beside them.
 """
 
 import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Sequence
 from itertools import groupby
 from typing import Any, Final
 from uuid import UUID
@@ -28,6 +28,8 @@ SHORT_RUN_S: Final = 0.02
 # How many deliveries are claimed ahead of the slots at most, and of lanes with one claim: a lane gives no more until
 # these are settled.
 AHEAD: Final = 800
+# How many deliveries are claimed to run beside the slots while these are taken.
+BESIDE: Final = 4
 # After any other outcome, a run that was not short, or a changed state, which it has to see, the next delivery of the
 # lane begins when this one is settled.
 GOES_ON: Final = frozenset({Outcome.SUCCEEDED, Outcome.SKIPPED})
@@ -36,10 +38,11 @@ GOES_ON: Final = frozenset({Outcome.SUCCEEDED, Outcome.SKIPPED})
 class Batch:
     """What one slot works off. `left` begins with the delivery that runs or is to run next."""
 
-    __slots__ = ("lane", "left", "taken_at")
+    __slots__ = ("is_beside", "lane", "left", "taken_at")
 
-    def __init__(self, leases: Iterable[Claimed], *, taken_at: float) -> None:
+    def __init__(self, leases: Iterable[Claimed], *, taken_at: float, is_beside: bool = False) -> None:
         self.left = deque(leases)
+        self.is_beside = is_beside
         self.taken_at = taken_at
         first = self.left[0]
         self.lane = None if first.lane_key is None else (first.trigger_id, first.lane_key)
@@ -53,7 +56,7 @@ class Batch:
 
 class Slots:
     """Up to `concurrency` batches at a time. `attempt` runs one delivery and never raises but on cancellation;
-    `on_finished` is told of each settlement."""
+    `on_finished` is told of each settlement. Deliveries of the triggers `beside` run at once, and take no slot."""
 
     def __init__(
         self,
@@ -61,8 +64,11 @@ class Slots:
         attempt: Callable[[Claimed], Awaitable[Settlement]],
         on_finished: Callable[[], None],
         cancelled: Cancelled | None = None,
+        beside: Collection[int] = (),
     ) -> None:
         self.concurrency = concurrency
+        self.beside = frozenset(beside)
+        self.running_beside = 0
         self.attempt = attempt
         self.on_finished = on_finished
         self.cancelled = cancelled or Cancelled()
@@ -82,7 +88,16 @@ class Slots:
         ahead = 0
         if self.runs_are_short:
             ahead = min(int(self.concurrency * SHORT_RUN_S / self.run_s), max(AHEAD, self.concurrency))
-        return max(0, self.concurrency + ahead - len(self.running) - len(self.waiting))
+        return max(0, self.concurrency + ahead - self.busy - len(self.waiting))
+
+    def room_beside(self) -> int:
+        """How many of those that need no slot may be claimed while there is no room."""
+        return max(0, BESIDE - self.running_beside) if self.beside else 0
+
+    @property
+    def busy(self) -> int:
+        """How many slots are taken."""
+        return len(self.running) - self.running_beside
 
     def lane_rows(self) -> int:
         """How many deliveries a claim of lanes may take at most. What waits behind a long run is better off in the
@@ -100,7 +115,11 @@ class Slots:
         """Run them as soon as there are slots. Those of one lane stand together, in their order."""
         now = time.monotonic()
         for lane, leases in groupby(claimed, key=lambda lease: (lease.trigger_id, lease.lane_key)):
-            if lane[1] is None:
+            if lane[0] in self.beside:
+                for lease in leases:
+                    self.running_beside += 1
+                    self.begin(Batch((lease,), taken_at=now, is_beside=True))
+            elif lane[1] is None:
                 self.waiting.extend(Batch((lease,), taken_at=now) for lease in leases)
             else:
                 self.waiting.append(Batch(leases, taken_at=now))
@@ -123,29 +142,32 @@ class Slots:
             if batch in lost:
                 run.cancel("the lease was lost")
 
-    def cancel(self, key: Key, reason: str | None) -> None:
-        """A person wants this delivery to end. One that has not begun never does; one that runs is stopped; one that is
-        not here, or has finished, is left alone."""
+    def cancel(self, key: Key, error: str) -> None:
+        """This delivery is to end, with that error. One that has not begun never does; one that runs is stopped; one
+        that is not here, or has finished, is left alone."""
         for batch in (*self.waiting, *self.running):
             for lease in batch.left:
                 if lease[:2] != key or lease in self.cancelled:
                     continue
-                self.cancelled.add(lease, reason)
+                self.cancelled.add(lease, error)
                 if batch in self.running and lease is batch.left[0]:
-                    self.running[batch].cancel("cancelled by a person")
+                    self.running[batch].cancel(error)
                 return
 
     def fill(self) -> None:
-        while self.waiting and len(self.running) < self.concurrency:
-            batch = self.waiting.popleft()
-            self.running[batch] = asyncio.create_task(self.work(batch))
+        while self.waiting and self.busy < self.concurrency:
+            self.begin(self.waiting.popleft())
+
+    def begin(self, batch: Batch) -> None:
+        self.running[batch] = asyncio.create_task(self.work(batch))
 
     async def work(self, batch: Batch) -> None:
         while batch.left:
             started = time.perf_counter()
             settlement = await self.settlement_of(batch.left[0])
             elapsed_s = time.perf_counter() - started
-            self.run_s = elapsed_s if self.run_s == math.inf else self.run_s + (elapsed_s - self.run_s) * 0.05
+            if not batch.is_beside:
+                self.run_s = elapsed_s if self.run_s == math.inf else self.run_s + (elapsed_s - self.run_s) * 0.05
             if batch not in self.running:
                 return  # it was given back while it did not stop
             batch.left.popleft()
@@ -154,6 +176,7 @@ class Slots:
                 self.finished.extend(batch.given_back())
             self.on_finished()
         del self.running[batch]
+        self.running_beside -= batch.is_beside
         self.fill()
 
     async def settlement_of(self, lease: Claimed) -> Settlement:
@@ -186,6 +209,7 @@ class Slots:
             )
             self.finished.extend(batch.given_back(begun=1))
         self.running.clear()
+        self.running_beside = 0
 
 
 def released(lease: Claimed, *, begun: bool) -> Settlement:
