@@ -15,6 +15,7 @@ from reflex.core.log import append
 from reflex.core.queue import exchange
 from reflex.core.reaping import reap
 from reflex.core.settlement import NOT_BEGUN, Claimed, Outcome, Settlement, not_begun
+from reflex.core.states import StateChange
 from tests.queue_fixtures import claim_ordered, count, enlisted, new_event, ordered_shop, settled
 
 LANE = "SELECT pending, running FROM reflex.lane WHERE key = 'a'"
@@ -28,8 +29,8 @@ async def come(db: AsyncConnection[Any], number: int = 1, **fields: Any) -> list
     return [event.event_id for event in events]
 
 
-async def take(db: AsyncConnection[Any], running: Claimed, **rest: Any) -> list[Claimed]:
-    return await take_inbox(db, running, **{"limit": 100, **rest})
+async def take(db: AsyncConnection[Any], running: Claimed, *, limit: int = 100, **rest: Any) -> list[Claimed]:
+    return await take_inbox(db, running, limit=limit, **rest)
 
 
 async def settle(db: AsyncConnection[Any], worker_id: UUID, *settlements: Settlement) -> frozenset[tuple[int, UUID]]:
@@ -198,3 +199,19 @@ async def test_who_is_newer_is_found_without_touching_anything(db: AsyncConnecti
     newer = await come(db, 2)
     found = await newer_in_lanes(db, [running])
     assert [(each.run, each.event.event_id) for each in found] == [(running[:2], event_id) for event_id in newer]
+
+
+async def test_a_run_that_gives_way_gives_back_what_it_took(db: AsyncConnection[Any]) -> None:
+    """Another run has changed the state of the key. Fails if what was taken counts as done: the run is done again."""
+    registered = await ordered_shop(db)
+    worker_id = await enlisted(db, registered)
+    events = await come(db)
+    (running,) = await claim_ordered(db, worker_id, registered)
+    events += await come(db)
+    (taken,) = await take(db, running)
+    change = StateChange("pack", "a", 7, 1, "{}", None, None)
+    await settle(db, worker_id, settled(running, state=change, with_it=(settled(taken),)))
+    assert await fetch(db, "SELECT event_id, attempt FROM reflex.ordered ORDER BY position") == [
+        (event_id, 0) for event_id in events
+    ]
+    assert [row[:2] for row in await fetch(db, RUNS)] == [(events[0], "released")]

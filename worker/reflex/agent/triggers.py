@@ -17,7 +17,7 @@ from reflex.agent.divergence import WhenDiverged
 from reflex.agent.effects import checked_effects
 from reflex.agent.filters import Filter, FilterError
 from reflex.agent.memory import Memory, memory_of
-from reflex.agent.ordering import ordering_of
+from reflex.agent.ordering import WhileRunning, ordering_of
 from reflex.agent.state import State, state_of
 from reflex.core.events import Event
 from reflex.core.retry import RetryPolicy
@@ -52,6 +52,9 @@ class Trigger(Declaration):
             payload such as `"payload.conversation_id"`. Events without a value there are not ordered.
         when_dead: What becomes of a key whose delivery has died: `"continue"` with the next one, or `"hold"` it until
             the dead letter is retried or purged.
+        while_running: What a new event does while a run of its key goes on: it waits for its turn (`"queue"`), is told
+            to that run (`"steer"`), cancels it (`"interrupt"`), waits for the next run, which gets all that have come
+            (`"coalesce"`), or is not run at all (`"drop"`).
         approval_timeout: How long a tool call that has to be approved waits for somebody; then it counts as denied.
         approval_edits: Whether who approves a call may change its arguments.
         budgets: What its agents may spend; a delivery that would spend more is parked.
@@ -72,7 +75,7 @@ class Trigger(Declaration):
 
     __slots__ = (
         "agent", "approvals", "budgets", "deps", "effects", "filter", "key", "memory", "ordered", "prompt",
-        "remembers_by", "retry", "state", "timeout", "when_dead", "when_diverged",
+        "remembers_by", "retry", "state", "timeout", "when_dead", "when_diverged", "while_running",
     )  # fmt: skip
     kind: ClassVar = "trigger"
 
@@ -96,6 +99,7 @@ class Trigger(Declaration):
         when_diverged: Literal["continue", "restart", "dead"] = "continue",
         state: "type[BaseModel] | State[Any] | None" = None,
         memory: Memory | None = None,
+        while_running: Literal["queue", "steer", "interrupt", "coalesce", "drop"] = "queue",
     ) -> None:
         checked_name(self.kind, name)
         self.filter = checked_filter(name, filter)
@@ -110,11 +114,14 @@ class Trigger(Declaration):
         self.budgets = checked_budgets(name, budgets)
         self.state = state_of(name, state)
         self.memory = memory_of(name, memory)
-        ordering = ordering_of(name, ordered=ordered, key=key, when_dead=when_dead, remembers=self.remembers)
+        ordering = ordering_of(
+            name, ordered=ordered, key=key, when_dead=when_dead, remembers=self.remembers, while_running=while_running
+        )
         self.ordered = ordered
         self.key = ordering.key_path
         self.when_dead = ordering.when_dead
         self.remembers_by = ordering.remembers_by
+        self.while_running = ordering.while_running
         super().__init__(name)
 
     @property
@@ -170,6 +177,8 @@ class Trigger(Declaration):
             said["effects"] = {tool: effect.kind for tool, effect in self.effects.items()}
         if self.when_diverged is not WhenDiverged.CONTINUE:
             said["when_diverged"] = self.when_diverged
+        if self.while_running is not WhileRunning.QUEUE:
+            said["while_running"] = self.while_running
         return said
 
     def remembered(self) -> dict[str, Any]:

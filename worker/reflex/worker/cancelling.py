@@ -16,7 +16,7 @@ from reflex.core.database import connect
 from reflex.core.replies import reply_event
 from reflex.core.settlement import Claimed, Outcome, Settlement
 
-__all__ = ["Cancelled", "Cancelling", "TakingAway"]
+__all__ = ["Cancelled", "Cancelling", "Run", "TakingAway", "run_of"]
 
 Key = tuple[int, UUID]
 Run = tuple[int, UUID, int]
@@ -27,17 +27,22 @@ class Cancelled:
 
     def __init__(self, trigger_names: Mapping[int, str] | None = None) -> None:
         self._trigger_names = trigger_names or {}
-        self._reasons: dict[Run, str | None] = {}
+        self._errors: dict[Run, str] = {}
 
     def __contains__(self, lease: object) -> bool:
-        return bool(self._reasons) and isinstance(lease, Claimed) and run_of(lease) in self._reasons
+        return bool(self._errors) and isinstance(lease, Claimed) and run_of(lease) in self._errors
 
     def add(self, lease: Claimed, reason: str | None) -> None:
-        self._reasons[run_of(lease)] = reason
+        """By a person."""
+        self._errors[run_of(lease)] = because(reason)
+
+    def interrupt(self, lease: Claimed, event_id: UUID) -> None:
+        """By a newer event of its key."""
+        self._errors[run_of(lease)] = f"interrupted by event {event_id}"
 
     def settlement(self, lease: Claimed, *, instead_of: Settlement | None = None) -> Settlement:
         """How the run is settled, whatever it returned or raised. What it paid for is kept."""
-        reason = self._reasons.pop(run_of(lease))
+        error = self._errors.pop(run_of(lease))
         trigger = self._trigger_names.get(lease.trigger_id, str(lease.trigger_id))
         reply = reply_event(lease, trigger=trigger, outcome=Outcome.CANCELLED, output_json=None)
         return Settlement(
@@ -45,7 +50,7 @@ class Cancelled:
             lease.event_id,
             lease.lease_epoch,
             Outcome.CANCELLED,
-            error=because(reason),
+            error=error,
             usage=instead_of.usage if instead_of is not None else None,
             trace_id=instead_of.trace_id if instead_of is not None else None,
             published=(reply,) if reply else (),
