@@ -9,12 +9,12 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from reflex.core.inbox import newer_in_lanes, take_inbox
+from reflex.core.inbox import came_meanwhile, newer_in_lanes, take_inbox
 from reflex.core.journal import LeaseLost, Step, StepKind, recorded_steps
 from reflex.core.log import append
 from reflex.core.queue import exchange
 from reflex.core.reaping import reap
-from reflex.core.settlement import NOT_BEGUN, Claimed, Outcome, Settlement, not_begun
+from reflex.core.settlement import NOT_BEGUN, Claimed, Outcome, Settlement
 from reflex.core.states import StateChange
 from tests.queue_fixtures import claim_ordered, count, enlisted, new_event, ordered_shop, settled
 
@@ -123,11 +123,11 @@ async def test_what_was_there_before_the_run_did_not_come_meanwhile(db: AsyncCon
     await db.execute(
         "UPDATE reflex.event SET created_at = created_at - interval '1 hour' WHERE event_id = %s", [before]
     )
-    taken = await take(db, running, meanwhile=True)
-    assert ids(taken) == [*first, *second]
-    await settle(db, worker_id, *map(not_begun, map(settled, taken)))
+    assert set(await came_meanwhile(db, running, limit=100)) == {*first, *second}
+    assert await came_meanwhile(db, running, limit=1) == second
+    assert set(await came_meanwhile(db, running, limit=1, mates=[before, *first])) == {*first, *second}
     await db.execute("UPDATE reflex.run SET outcome = 'dead'")
-    assert ids(await take(db, running, meanwhile=True)) == second
+    assert await came_meanwhile(db, running, limit=100) == second
 
 
 async def test_who_dies_loses_both_and_both_go_back_to_their_places(db: AsyncConnection[Any]) -> None:

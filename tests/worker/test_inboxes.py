@@ -289,7 +289,7 @@ async def test_what_came_during_a_run_that_ended_badly_is_dropped_as_well(
     """Not so where the database cannot be asked: then it runs. Fails if only success drops, and if the settlement is
     lost with the question."""
 
-    async def away(*args: Any, **rest: Any) -> list[Claimed]:
+    async def away(*args: Any, **rest: Any) -> list[UUID]:
         raise JournalUnavailable("away")
 
     async def agent(ctx: AgentContext) -> None:
@@ -298,7 +298,7 @@ async def test_what_came_during_a_run_that_ended_badly_is_dropped_as_well(
             raise Reject("no")
 
     if end == "unavailable":
-        monkeypatch.setattr("reflex.worker.inboxes.take_inbox", away)
+        monkeypatch.setattr("reflex.worker.inboxes.came_meanwhile", away)
     async with working(database_url, scene, agent, while_running="drop"):
         first = await scene.first()
         (second,) = await scene.come()

@@ -17,7 +17,7 @@ from reflex.core.lanes import STANDSTILL
 from reflex.core.settlement import Claimed
 from reflex.core.statements import statement
 
-__all__ = ["Newer", "newer_in_lanes", "take_inbox"]
+__all__ = ["Newer", "came_meanwhile", "newer_in_lanes", "take_inbox"]
 
 # How many of those that wait behind a run are looked at: which of them are for its trigger, its filter knows.
 LOOKED_AT: Final = 20
@@ -37,7 +37,6 @@ async def take_inbox(
     limit: int,
     mates: Sequence[UUID] = (),
     only: Sequence[UUID] | None = None,
-    meanwhile: bool = False,
     note: Callable[[list[Claimed]], Step] | None = None,
 ) -> list[Claimed]:
     """Take what stands behind a run in its lane and has never begun.
@@ -47,8 +46,7 @@ async def take_inbox(
         running: The run's lease.
         limit: How many to take at most, besides the `mates`.
         mates: The events of leases that were claimed with the lane, or taken before. They come back, too.
-        only: Exactly these, which an earlier attempt has taken, and in this order.
-        meanwhile: Only what came after the run had begun, all its attempts included.
+        only: Exactly these, and in this order: an earlier attempt has taken them.
         note: A step of the run's journal that says what was taken, kept in the same transaction.
 
     Returns:
@@ -64,7 +62,6 @@ async def take_inbox(
         "limit": limit,
         "mates": list(mates),
         "only": None if only is None else list(only),
-        "meanwhile": meanwhile,
     }
     lane = {"trigger_id": running.trigger_id, "lane_key": running.lane_key, "standstill": STANDSTILL}
     async with conn.transaction():
@@ -76,6 +73,24 @@ async def take_inbox(
         if note is not None:
             await journal_step(conn, running.delivery_id, running.lease_epoch, note(taken))
     return taken
+
+
+async def came_meanwhile(
+    conn: AsyncConnection[Any], running: Claimed, *, limit: int, mates: Sequence[UUID] = ()
+) -> list[UUID]:
+    """Which events behind a run came after it had begun, all its attempts included. A look, of the last `limit` in the
+    lane and the `mates`, which were claimed with it."""
+    cursor = await conn.execute(
+        statement("came_meanwhile"),
+        {
+            "trigger_id": running.trigger_id,
+            "event_id": running.event_id,
+            "lease_epoch": running.lease_epoch,
+            "limit": limit,
+            "mates": list(mates),
+        },
+    )
+    return [event_id for (event_id,) in await cursor.fetchall()]
 
 
 async def newer_in_lanes(conn: AsyncConnection[Any], running: Sequence[Claimed]) -> list[Newer]:

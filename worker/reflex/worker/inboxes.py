@@ -20,7 +20,7 @@ from reflex.agent.inbox import RunInbox
 from reflex.agent.journal import Journal
 from reflex.agent.ordering import WhileRunning
 from reflex.agent.triggers import Trigger
-from reflex.core.inbox import take_inbox
+from reflex.core.inbox import came_meanwhile, take_inbox
 from reflex.core.journal import JournalUnavailable, LeaseLost, Step, StepStore
 from reflex.core.replies import reply_event
 from reflex.core.settlement import Claimed, Outcome, Settlement, not_begun
@@ -30,7 +30,8 @@ __all__ = ["Inboxes"]
 
 # So many new events a run is given at once; what is more comes the next time.
 AT_ONCE: Final = 100
-DROPPED_AT_ONCE: Final = 10_000
+# What is dropped is among so many of the newest in its lane.
+LOOKED_AT: Final = 10_000
 FOR_GOOD: Final = frozenset({Outcome.SUCCEEDED, Outcome.DEAD, Outcome.CANCELLED})
 TAKES: Final = frozenset({WhileRunning.STEER, WhileRunning.COALESCE})
 DROPPED: Final = "dropped: a run of this key was going on"
@@ -45,6 +46,11 @@ class Inbox:
         self.left = left
         self.leases: dict[UUID, Claimed] = {}
         self.run: RunInbox | None = None
+
+    @property
+    def mates(self) -> list[UUID]:
+        """The events of the leases behind the run: those that were claimed with it, and those that it took."""
+        return [*(each.event_id for each in islice(self.left, 1, None)), *self.leases]
 
 
 class Inboxes:
@@ -111,7 +117,7 @@ class Inboxes:
         dropping = self.triggers[lease.trigger_id].while_running is WhileRunning.DROP
         if dropping and settlement.outcome in FOR_GOOD:
             try:
-                await self._take(lease, inbox, limit=DROPPED_AT_ONCE, meanwhile=True)
+                await self._take_what_came(lease, inbox)
             except asyncio.CancelledError:
                 # The run has ended before. Who took up none of it finds it at the next look for strays.
                 if (task := asyncio.current_task()) is not None:
@@ -138,6 +144,13 @@ class Inboxes:
         leases = inbox.leases.values() if inbox is not None else ()
         return [not_begun(settled(each, Outcome.RELEASED)) for each in leases if each.event_id not in left]
 
+    async def _take_what_came(self, lease: Claimed, inbox: Inbox) -> None:
+        assert self.steps is not None
+        mates = inbox.mates
+        came = await self.steps.patiently(lambda conn: came_meanwhile(conn, lease, limit=LOOKED_AT, mates=mates))
+        if came:
+            await self._take(lease, inbox, only=came)
+
     async def _take(
         self,
         lease: Claimed,
@@ -145,16 +158,12 @@ class Inboxes:
         *,
         only: Sequence[UUID] | None = None,
         note: Callable[[list[Claimed]], Step] | None = None,
-        limit: int = AT_ONCE,
-        meanwhile: bool = False,
     ) -> list[Claimed]:
         assert self.steps is not None
-        mates = [*(each.event_id for each in islice(inbox.left, 1, None)), *inbox.leases]
+        mates = inbox.mates
         try:
             taken = await self.steps.patiently(
-                lambda conn: take_inbox(
-                    conn, lease, limit=limit, mates=mates, only=only, meanwhile=meanwhile, note=note
-                )
+                lambda conn: take_inbox(conn, lease, limit=AT_ONCE, mates=mates, only=only, note=note)
             )
         except BaseException:
             self.doubtful = True
