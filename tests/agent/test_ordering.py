@@ -50,6 +50,13 @@ def test_what_is_registered(order: dict[str, Any], key_path: str | None, when_de
         ({"ordered": True, "key": "payload.a\x00"}, ValueError, "write 'key', 'source'"),
         ({"ordered": True, "when_dead": "stop"}, ValueError, "it is 'continue' or 'hold'"),
         ({"ordered": True, "when_dead": None}, ValueError, "it is 'continue' or 'hold'"),
+        ({"ordered": True, "while_running": "wait"}, ValueError, "must be one of 'queue', 'steer', 'interrupt'"),
+        ({"ordered": True, "while_running": None}, ValueError, "while_running is None; it must be one of"),
+        (
+            {"while_running": "steer"},
+            ValueError,
+            "while_running says what a new event does to the run of its key; pass",
+        ),
         ({"key": "payload.id"}, ValueError, "key says how deliveries are ordered; pass ordered=True with it"),
         ({"when_dead": "hold"}, ValueError, "when_dead says how deliveries are ordered; pass ordered=True with it"),
     ],
@@ -60,3 +67,9 @@ def test_what_makes_no_sense_is_refused_where_it_is_written(
     with pytest.raises(error, match="trigger 'answers': ") as refused:
         trigger(**order)
     assert sentence in str(refused.value)
+
+
+def test_what_a_new_event_does_is_shown_where_it_is_not_the_default() -> None:
+    """Fails if everybody's definition changes, which would register each trigger anew, or if nobody's does."""
+    assert "while_running" not in trigger(ordered=True, while_running="queue").definition()
+    assert trigger(ordered=True, while_running="drop").definition()["while_running"] == "drop"

@@ -9,7 +9,7 @@ from tests.plans.test_plans import explain, nodes
 
 ROWS = 100_000
 WORKER = "00000000-0000-0000-0000-000000000001"
-TABLES = ("lane", "ordered", "lease", "event", "worker", "trigger", "dead_letter")
+TABLES = ("lane", "ordered", "lease", "event", "worker", "trigger", "dead_letter", "run")
 FILL = f"""
 INSERT INTO reflex.app (name) VALUES ('shop');
 INSERT INTO reflex.trigger (app_id, name, max_attempts, definition, key_path) VALUES (1, 'a', 5, '{{}}', '{{key}}');
@@ -64,6 +64,7 @@ def test_statements_read_what_they_change(full: psycopg.Connection) -> None:
     """
     claiming(full)
     settling(full)
+    taking(full)
     appending(full)
     standing_loops(full)
 
@@ -83,6 +84,29 @@ def settling(full: psycopg.Connection) -> None:
         assert settled["lease"] <= 3 * len(leases), settled
         assert settled["lane"] <= 3 * 100, settled
         assert "ordered" not in settled
+
+
+def taking(full: psycopg.Connection) -> None:
+    """Fails if what stands behind a run is sorted or joined before it is limited, or looked for in all of the lane."""
+    with full.transaction(force_rollback=True):
+        (lease, *_) = claim(full)
+        full.execute(
+            "INSERT INTO reflex.run (trigger_id, event_id, lease_epoch, attempt, worker_id, started_at, outcome) "
+            "SELECT trigger_id, event_id, 1, 1, event_id, now(), 'released' "
+            "FROM reflex.ordered ORDER BY position DESC LIMIT 50000"
+        )
+        full.execute("ANALYZE reflex.run")
+        mine = {"trigger_id": lease[0], "event_id": lease[1], "lease_epoch": lease[3], "mates": [], "limit": 100}
+        in_place = {"trigger_id": [lease[0]], "event_id": [lease[1]], "lane_key": ["hot"], "position": [1], "limit": 20}
+        seen = [f"{n:032x}" for n in range(700, 800)]
+        for name, parameters in (
+            ("take_inbox", {**mine, "only": None}),
+            ("take_inbox", {**mine, "only": seen}),
+            ("came_meanwhile", mine),
+            ("newer_in_lanes", in_place),
+        ):
+            looked_at = read(explain(full, name, parameters))
+            assert max(looked_at.get(table, 0) for table in ("ordered", "event", "run")) <= 3 * 101, (name, looked_at)
 
 
 def appending(full: psycopg.Connection) -> None:

@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from reflex.core.approval_waits import begin_approvals
 from reflex.core.journal import forget_steps
 from reflex.core.log import append
-from reflex.core.settlement import Outcome, Settlement
+from reflex.core.settlement import Outcome, Settlement, not_begun
 from reflex.core.statements import statement
 from reflex.core.states import hold_states, write_states
 from reflex.core.waiting import begin_waits
@@ -34,7 +34,7 @@ OVER: Final = frozenset({Outcome.SUCCEEDED, Outcome.SKIPPED})
 
 def have_consequences(settlements: Sequence[Settlement]) -> bool:
     """Whether settling them needs a transaction of more than one statement."""
-    return any(s.published or s.forget_steps or s.wait or s.state for s in settlements)
+    return any(s.published or s.forget_steps or s.wait or s.state or s.with_it for s in settlements)
 
 
 async def give_way(
@@ -65,7 +65,7 @@ def given_back(settlement: Settlement) -> Settlement:
     key = settlement.state.key if settlement.state is not None else ""
     return settlement._replace(
         outcome=Outcome.RELEASED, error=f"another run changed what is remembered of {key!r} first", output=None,
-        published=(), forget_steps=False, state=None,
+        published=(), forget_steps=False, state=None, with_it=tuple(map(not_begun, settlement.with_it)),
     )  # fmt: skip
 
 

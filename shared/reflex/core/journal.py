@@ -57,6 +57,7 @@ class StepKind(StrEnum):
     WAIT = "wait"  # since when a run waits, or that it has waited
     INTENT = "intent"  # a tool call that must not be repeated was about to begin
     EFFECT = "effect"  # how it ended
+    INBOX = "inbox"  # which events the run took of its lane
 
 
 class Step(NamedTuple):

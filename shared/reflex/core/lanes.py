@@ -18,7 +18,7 @@ from psycopg import AsyncConnection
 
 from reflex.core.consequences import Settled, carry_out, give_way, have_consequences
 from reflex.core.events import NewEvent, candidate_routes
-from reflex.core.settlement import Claimed, Settlement, as_arrays
+from reflex.core.settlement import Claimed, Settlement, as_arrays, not_begun
 from reflex.core.statements import only_row, statement
 
 __all__ = [
@@ -109,7 +109,7 @@ async def claim(conn: AsyncConnection[Any], parameters: dict[str, Any]) -> tuple
 
 
 async def settle_lanes(conn: AsyncConnection[Any], settlements: Sequence[Settlement], *, wake: bool) -> Settled:
-    """Settle ordered deliveries, with what their runs published.
+    """Settle ordered deliveries, with what their runs published and what they took of their lanes.
 
     Args:
         conn: Autocommit.
@@ -123,10 +123,19 @@ async def settle_lanes(conn: AsyncConnection[Any], settlements: Sequence[Settlem
         return Settled(await settle(conn, settlements, wake=wake))
     async with conn.transaction():
         settlements, conflicts = await give_way(conn, settlements)
-        if published := [event for settlement in settlements for event in settlement.published]:
+        taken = [each for settlement in settlements for each in settlement.with_it]
+        if published := [event for settlement in (*settlements, *taken) for event in settlement.published]:
             await lock_lanes(conn, settlements, published)
         stale = await settle(conn, settlements, wake=wake)
-        await carry_out(conn, settlements, stale)
+        if taken:
+            # Of a run that has lost its lease nothing counts, nor does it that it took them.
+            taken = [
+                not_begun(each) if settlement[:2] in stale else each
+                for settlement in settlements
+                for each in settlement.with_it
+            ]
+            stale |= await settle(conn, taken, wake=wake)
+        await carry_out(conn, [*settlements, *taken], stale)
     return Settled(stale, tuple(conflicts))
 
 

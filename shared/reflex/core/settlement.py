@@ -12,7 +12,7 @@ from reflex.core.retry import RetryPolicy
 from reflex.core.states import StateChange
 from reflex.core.waiting import Wait
 
-__all__ = ["NOT_BEGUN", "Claimed", "Outcome", "Settlement", "after_failure", "as_arrays"]
+__all__ = ["NOT_BEGUN", "Claimed", "Outcome", "Settlement", "after_failure", "as_arrays", "not_begun"]
 
 # The reason of an ordered delivery that was released: it was claimed behind another one of its lane. It leaves no run.
 NOT_BEGUN: Final = "not_begun"
@@ -71,7 +71,8 @@ class Settlement(NamedTuple):
     `retry_in` is when a delivery that goes on is due again. `output` and `usage` are JSON text. `published` is appended
     in the same transaction; `forget_steps` deletes the delivery's journal in it. `lane_key` is that of the lease.
     `wait` says for what a delivery waits. `state` is written in it, too, if nobody else has changed that state
-    meanwhile; else the delivery is given back.
+    meanwhile; else the delivery is given back. `with_it` are the settlements of what the run has taken of its lane, in
+    the same transaction.
     """
 
     trigger_id: int
@@ -89,6 +90,15 @@ class Settlement(NamedTuple):
     lane_key: str | None = None
     wait: Wait | None = None
     state: StateChange | None = None
+    with_it: tuple["Settlement", ...] = ()
+
+
+def not_begun(settlement: Settlement) -> Settlement:
+    """The delivery is given back, whatever it would have been settled as: it uses up no attempt and leaves no run."""
+    return settlement._replace(
+        outcome=Outcome.RELEASED, reason=NOT_BEGUN, error=None, output=None, usage=None, published=(),
+        forget_steps=False,
+    )  # fmt: skip
 
 
 def after_failure(

@@ -13,6 +13,7 @@ from reflex.agent.approval_policy import ApprovalPolicy
 from reflex.agent.divergence import Course
 from reflex.agent.effects import Effect, EffectMisuse
 from reflex.agent.filters import Filter
+from reflex.agent.inbox import new_events
 from reflex.agent.journal import Journal, current_call, note_published
 from reflex.agent.progress import RunProgress
 from reflex.agent.publishing import PublishError, RunLimits, caused_event
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pydantic_ai.run import AgentRunResult
     from structlog.typing import FilteringBoundLogger
 
+    from reflex.agent.inbox import RunInbox
     from reflex.agent.memory import RunMemory
     from reflex.agent.models import Models
     from reflex.agent.remembering import Remembered
@@ -62,6 +64,7 @@ class AgentContext:
         effects: What the trigger declares of tools, by their names.
         course: The places of the runs of agents. None if the run may diverge from its journal.
         remembered: What `state` and `memory` show. None if the trigger declares neither, and outside a worker.
+        incoming: What `inbox` asks. None if the trigger neither steers nor coalesces, and outside a worker.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class AgentContext:
         self.approvals = ApprovalPolicy()
         self.spending: Spending | None = None
         self.remembered: Remembered | None = None
+        self.incoming: RunInbox | None = None
         # One entry for each call of a pydantic-ai agent, those that failed too: what was paid for is recorded.
         self.usages: list[Any] = []
         self.finished = False
@@ -260,6 +264,15 @@ class AgentContext:
             FilterError: The filter raised. If it is not caught, the run counts as failed.
         """
         return await wait_for(self.journal, self._record, filter, timeout=timeout, key=key, after=after)
+
+    async def inbox(self) -> list[BaseEvent]:
+        """The events of this run's key that have come since the last time, oldest first; with "coalesce" all that had
+        come when the run began. They are settled with this run if it succeeds. A later attempt gets the same ones.
+
+        Raises:
+            InboxError: The trigger is declared with neither `while_running="steer"` nor `"coalesce"`; or a tool asks.
+        """
+        return await new_events(self)
 
     async def run_agent(
         self,

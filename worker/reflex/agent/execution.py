@@ -89,9 +89,16 @@ async def run_agent(trigger: Trigger, ctx: AgentContext, models: Models | None =
 
 
 async def output_of(trigger: Trigger, ctx: AgentContext) -> Any:
+    incoming, options = ctx.incoming, dict[str, Any]()
+    if incoming is not None and incoming.coalesces:
+        await incoming.begin()
     if is_model_agent(trigger.agent):
         prompt = await prompt_of(trigger, ctx)
-        return await run_model_agent(trigger.agent, ctx, prompt, memory=trigger.memory is not None)
+        if incoming is not None and not incoming.coalesces:
+            from reflex.agent.steering import Steering
+
+            options["capabilities"] = [Steering(incoming)]
+        return await run_model_agent(trigger.agent, ctx, prompt, memory=trigger.memory is not None, **options)
     return await trigger.agent(ctx)
 
 
@@ -169,13 +176,19 @@ def settings_of(given: Any, timeout_s: float | None, run: "RunContext[Any]") -> 
 
 async def prompt_of(trigger: Trigger, ctx: AgentContext) -> str:
     if trigger.prompt is None or isinstance(trigger.prompt, str):
-        return default_prompt(ctx.event) if trigger.prompt is None else trigger.prompt
+        return await prompt_of_all(ctx) if trigger.prompt is None else trigger.prompt
     prompt = trigger.prompt(ctx)
     if inspect.isawaitable(prompt):
         prompt = await cast("Awaitable[str]", prompt)
     if not isinstance(prompt, str):
         raise TypeError(f"the prompt of trigger {trigger.name!r} returned {prompt!r}, not a text")
     return prompt
+
+
+async def prompt_of_all(ctx: AgentContext) -> str:
+    """The default prompt; of a run that coalesces, a line for each event."""
+    more = await ctx.incoming.begin() if ctx.incoming is not None and ctx.incoming.coalesces else []
+    return "\n".join(map(default_prompt, (ctx.event, *more)))
 
 
 def default_prompt(event: BaseEvent) -> str:

@@ -23,7 +23,17 @@ LONGEST_WAIT: Final = timedelta(days=1)
 # Errors of our own that another attempt would only pay for again: the event, the output, the code, a budget, a limit or
 # a state must change.
 FINAL_CODES: Final = frozenset(
-    {"budget", "effect_misuse", "event_rejected", "keyless_event", "output", "publish", "state", "step_too_large"}
+    {
+        "budget",
+        "effect_misuse",
+        "event_rejected",
+        "inbox",
+        "keyless_event",
+        "output",
+        "publish",
+        "state",
+        "step_too_large",
+    }
 )
 # Failures that follow from what the model said: replaying its answers would end the same way each time. A request that
 # the provider refuses is one, since it repeats those answers; the first request of a run has none before it.

@@ -18,7 +18,7 @@ from reflex.agent.divergence import WhenDiverged
 from reflex.agent.effects import checked_effects
 from reflex.agent.filters import Filter, FilterError
 from reflex.agent.memory import Memory, memory_of
-from reflex.agent.ordering import ordering_of
+from reflex.agent.ordering import WhileRunning, ordering_of
 from reflex.agent.state import State, state_of
 from reflex.core.events import Event
 from reflex.core.retry import RetryPolicy
@@ -53,6 +53,9 @@ class Trigger(Declaration):
             payload such as `"payload.conversation_id"`. Events without a value there are not ordered.
         when_dead: What becomes of a key whose delivery has died: `"continue"` with the next one, or `"hold"` it until
             the dead letter is retried or purged.
+        while_running: What a new event does while a run of its key goes on: it waits for its turn (`"queue"`), is told
+            to that run (`"steer"`), cancels it (`"interrupt"`), waits for the next run, which gets all that have come
+            (`"coalesce"`), or is not run at all (`"drop"`).
         approval_timeout: How long a tool call that has to be approved waits for somebody; then it counts as denied.
         approval_edits: Whether who approves a call may change its arguments.
         budgets: What its agents may spend; a delivery that would spend more is parked.
@@ -75,7 +78,7 @@ class Trigger(Declaration):
 
     __slots__ = (
         "agent", "approvals", "budgets", "cancel_on", "deps", "effects", "filter", "key", "memory", "ordered", "prompt",
-        "remembers_by", "retry", "state", "timeout", "when_dead", "when_diverged",
+        "remembers_by", "retry", "state", "timeout", "when_dead", "when_diverged", "while_running",
     )  # fmt: skip
     kind: ClassVar = "trigger"
 
@@ -100,6 +103,7 @@ class Trigger(Declaration):
         state: "type[BaseModel] | State[Any] | None" = None,
         memory: Memory | None = None,
         cancel_on: Filter | None = None,
+        while_running: Literal["queue", "steer", "interrupt", "coalesce", "drop"] = "queue",
     ) -> None:
         checked_name(self.kind, name)
         self.filter = checked_filter(name, filter)
@@ -116,11 +120,14 @@ class Trigger(Declaration):
         self.memory = memory_of(name, memory)
         self.cancel_on = checked_cancel_on(name, cancel_on)
         has_keys = self.remembers or self.cancel_on is not None
-        ordering = ordering_of(name, ordered=ordered, key=key, when_dead=when_dead, has_keys=has_keys)
+        ordering = ordering_of(
+            name, ordered=ordered, key=key, when_dead=when_dead, has_keys=has_keys, while_running=while_running
+        )
         self.ordered = ordered
         self.key = ordering.key_path
         self.when_dead = ordering.when_dead
         self.remembers_by = ordering.remembers_by
+        self.while_running = ordering.while_running
         super().__init__(name)
         if self.cancel_on is not None:
             canceller = Trigger(name + SUFFIX, self.cancel_on, Canceller(name, ordering.remembers_by))
@@ -181,6 +188,8 @@ class Trigger(Declaration):
             said["when_diverged"] = self.when_diverged
         if self.cancel_on is not None:
             said["cancel_on"] = repr(self.cancel_on)
+        if self.while_running is not WhileRunning.QUEUE:
+            said["while_running"] = self.while_running
         return said
 
     def remembered(self) -> dict[str, Any]:

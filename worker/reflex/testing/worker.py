@@ -24,7 +24,9 @@ from reflex.core.workers import Incarnation, enlist
 from reflex.testing.watching import Watch
 from reflex.worker.attempt import Attempts
 from reflex.worker.awaiting import Awaiting
+from reflex.worker.cancelling import Cancelled
 from reflex.worker.claim_loop import ClaimLoop
+from reflex.worker.inboxes import Inboxes
 from reflex.worker.timers import fire
 
 __all__ = ["Endless", "Worker"]
@@ -69,9 +71,11 @@ class Worker:
             new_id(), registered.app_id, tuple(triggers), socket.gethostname(), os.getpid(), concurrency,
             tuple(self.schedule_ids),
         )  # fmt: skip
+        cancelled = Cancelled(self.names)
+        inboxes = Inboxes(triggers, steps, cancelled)
         self.attempts = Attempts(
             triggers=triggers, models=models, worker_id=self.incarnation.worker_id, limits=limits, steps=steps,
-            traced=False, open_journal=watch.open_journal,
+            traced=False, open_journal=watch.open_journal, cancelled=cancelled, inboxes=inboxes,
         )  # fmt: skip
         self.loop = ClaimLoop(
             url,
@@ -82,6 +86,8 @@ class Worker:
             concurrency=concurrency,
             poll_interval_s=1,
             attempt=self.attempt,
+            cancelled=cancelled,
+            inboxes=inboxes,
         )
         self.awaiting = Awaiting(url)
         self.placer = Placer()

@@ -33,6 +33,7 @@ from reflex.core.logs import run_fields
 from reflex.core.queue import dead_settlement
 from reflex.core.replies import WAITED_FOR, reply_event
 from reflex.core.settlement import Claimed, Outcome, Settlement, after_failure
+from reflex.worker.inboxes import Inboxes
 from reflex.worker.run_log import RunLog
 
 __all__ = ["Attempts"]
@@ -53,6 +54,7 @@ class Attempts:
     log: Any = field(default_factory=lambda: structlog.get_logger().bind())
     run_log: RunLog = field(default_factory=RunLog)
     cancelled: Container[Claimed] = ()
+    inboxes: Inboxes = field(default_factory=Inboxes)
     traced: bool = field(default_factory=telemetry.enabled)
     open_journal: Callable[[StepStore, DeliveryId, int], Journal] = Journal
 
@@ -140,6 +142,7 @@ class Attempts:
                 ctx.spending = Spending(self.steps, claimed, trigger.name, trigger.budgets)
             if trigger.remembers and self.steps is not None:
                 ctx.remembered = await recall(trigger, delivery_id, self.steps)
+            ctx.incoming = self.inboxes.opened(claimed, journal)
             execution = await run_agent(trigger, ctx, self.models)
             state = ctx.remembered.change(self.limits) if ctx.remembered is not None else None
         except LeaseLost as error:

@@ -16,7 +16,7 @@ from reflex.core.database import connect
 from reflex.core.replies import reply_event
 from reflex.core.settlement import Claimed, Outcome, Settlement
 
-__all__ = ["Cancelled", "Cancelling", "TakingAway"]
+__all__ = ["Cancelled", "Cancelling", "Run", "TakingAway", "run_of"]
 
 Key = tuple[int, UUID]
 Run = tuple[int, UUID, int]
@@ -35,6 +35,10 @@ class Cancelled:
     def add(self, lease: Claimed, error: str) -> None:
         """`error` is what the run ends with."""
         self._errors[run_of(lease)] = error
+
+    def interrupt(self, lease: Claimed, event_id: UUID) -> None:
+        """By a newer event of its key."""
+        self.add(lease, f"interrupted by event {event_id}")
 
     def settlement(self, lease: Claimed, *, instead_of: Settlement | None = None) -> Settlement:
         """How the run is settled, whatever it returned or raised. What it paid for is kept."""

@@ -19,8 +19,9 @@ from reflex.core.database import answered_within, connect, is_connection_error
 from reflex.core.ids import DeliveryId
 from reflex.core.lanes import LaneId
 from reflex.core.queue import Exchanged, exchange, own_leases, slots_taken
-from reflex.core.settlement import Claimed, Outcome, Settlement
+from reflex.core.settlement import Claimed, Outcome, Settlement, not_begun
 from reflex.worker.cancelling import Cancelled
+from reflex.worker.inboxes import Inboxes
 from reflex.worker.slots import Key, Slots
 
 __all__ = ["ClaimLoop"]
@@ -47,6 +48,7 @@ class ClaimLoop:
         answer_within_s: float = 20,
         cancelled: Cancelled | None = None,
         beside: Sequence[int] = (),
+        inboxes: Inboxes | None = None,
     ) -> None:
         """`attempt` runs one delivery and never raises but on cancellation. `ordered_ids` are those of the triggers
         that are ordered, `beside` of those whose deliveries need no slot. After `answer_within_s` a connection that
@@ -65,7 +67,9 @@ class ClaimLoop:
         self.closing = False
         self.signal = asyncio.Event()
         self.beside = list(beside)
-        self.slots = Slots(concurrency, attempt, on_finished=self.signal.set, cancelled=cancelled, beside=beside)
+        self.slots = Slots(
+            concurrency, attempt, on_finished=self.signal.set, cancelled=cancelled, beside=beside, inboxes=inboxes
+        )
         self.conn: AsyncConnection[Any] | None = None
         self.strays_checked_at = 0.0
         self.log = structlog.get_logger().bind(worker_id=str(worker_id))
@@ -135,7 +139,7 @@ class ClaimLoop:
             await self.disconnect()
             self.conn = await connect(self.url, name="reflex worker")
             self.strays_checked_at = 0.0
-        if time.monotonic() - self.strays_checked_at > STRAY_CHECK_S:
+        if self.slots.inboxes.doubtful or time.monotonic() - self.strays_checked_at > STRAY_CHECK_S:
             with answered_within(self.answer_within_s, self.conn):
                 await self.adopt_strays(self.conn)
         settlements, limit = self.slots.finished[:1000], self.slots.room() if self.accepting else 0
@@ -232,15 +236,19 @@ class ClaimLoop:
         return settlement._replace(
             outcome=Outcome.DEAD, error=f"PostgreSQL refuses what the run produced: {reason}", output=None, usage=None,
             retry_in=None, reason="refused_by_database", published=(),
-            state=None,
+            state=None, with_it=tuple(map(not_begun, settlement.with_it)),
         )  # fmt: skip
 
     async def adopt_strays(self, conn: AsyncConnection[Any]) -> None:
         """Take up leases of ours that we do not know: their claim was committed, its answer never arrived."""
+        self.slots.inboxes.doubtful = False
+        leases = await own_leases(conn, worker_id=self.worker_id)
+        # Not before that: a run may take more meanwhile, and end.
         known = self.slots.known()
-        strays = [lease for lease in await own_leases(conn, worker_id=self.worker_id) if lease[:2] not in known]
+        strays = [lease for lease in leases if lease[:2] not in known]
         if strays:
             self.log.info("took up leases whose claim was not heard of", count=len(strays))
+            strays = self.slots.join(strays, {lease[:2] for lease in leases})
         self.take(strays)
         self.strays_checked_at = time.monotonic()
 

@@ -28,6 +28,7 @@ from reflex.core.errors import ConfigurationError
 from reflex.core.ids import new_id
 from reflex.core.journal import StepStore
 from reflex.core.log import WAKE_CHANNEL
+from reflex.core.log_reading import LOG_CHANNEL
 from reflex.core.registration import REGISTRY_CHANNEL, Registered, register
 from reflex.core.settings import Settings
 from reflex.core.workers import Incarnation, dismiss, enlist
@@ -36,6 +37,8 @@ from reflex.worker.awaiting import Awaiting
 from reflex.worker.cancelling import Cancelled, Cancelling, TakingAway
 from reflex.worker.claim_loop import ClaimLoop
 from reflex.worker.heartbeat import Heartbeat
+from reflex.worker.inboxes import Inboxes
+from reflex.worker.interrupting import Interrupting
 from reflex.worker.maintenance import Maintenance
 from reflex.worker.progress import ProgressPublisher
 from reflex.worker.stopping import Stopping
@@ -130,6 +133,7 @@ async def live(
     )  # fmt: skip
     progress = ProgressPublisher(url)
     cancelled = Cancelled({trigger_id: trigger.name for trigger_id, trigger in triggers.items()})
+    inboxes = Inboxes(triggers, steps, cancelled)
     loop = ClaimLoop(
         url,
         worker_id=worker_id,
@@ -157,8 +161,10 @@ async def live(
             steps=steps,
             audience=progress,
             cancelled=cancelled,
+            inboxes=inboxes,
         ),
         cancelled=cancelled,
+        inboxes=inboxes,
     )
     awaiting = Awaiting(url)
     cancelling = Cancelling(worker_id, grace_s=settings.lease_timeout_s, stop=loop.cancel)
@@ -192,10 +198,22 @@ async def live(
         AWAIT_CHANNEL: awaiting.wake,
         CANCEL_CHANNEL: lambda: maintenance.wake("cancel"),
     }
+    interrupting = Interrupting(triggers, loop.slots, steps)
+    if interrupting.triggers:
+        inboxes.on_begun = interrupting.wake
+
+        def appended() -> None:
+            loop.wake()
+            interrupting.wake()
+
+        # What is appended to a lane that runs is told to the readers of the log: no worker could claim it.
+        channels |= {WAKE_CHANNEL: appended, LOG_CHANNEL: interrupting.wake}
     listening = listen(url, channels, watch=progress.watch)
     background = [asyncio.create_task(part) for part in (listening, maintenance.run(), awaiting.run())]
     if incarnation.schedule_ids:
         background.append(asyncio.create_task(timers.run()))
+    if interrupting.triggers:
+        background.append(asyncio.create_task(interrupting.run()))
     claiming = asyncio.create_task(loop.run())
     signals = [asyncio.create_task(event.wait()) for event in (stopping.asked, declared_dead)]
     try:

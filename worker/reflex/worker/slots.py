@@ -3,7 +3,8 @@
     claimed ──take──► waiting (prefetched) ──a free slot──► running ──► finished
 
 A slot runs a batch: one delivery, or what was claimed of one lane, one delivery after the other. A lease that the
-worker holds is always in exactly one of the three places. What ends other runs needs no slot: it runs beside them.
+worker holds is always in exactly one of the three places, or was taken by a run that is in one (see `inboxes`). What
+ends other runs needs no slot: it runs beside them.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,6 +20,7 @@ import structlog
 
 from reflex.core.settlement import NOT_BEGUN, Claimed, Outcome, Settlement
 from reflex.worker.cancelling import Cancelled
+from reflex.worker.inboxes import Inboxes
 
 __all__ = ["Batch", "Key", "Slots"]
 
@@ -65,6 +67,7 @@ class Slots:
         on_finished: Callable[[], None],
         cancelled: Cancelled | None = None,
         beside: Collection[int] = (),
+        inboxes: Inboxes | None = None,
     ) -> None:
         self.concurrency = concurrency
         self.beside = frozenset(beside)
@@ -72,6 +75,7 @@ class Slots:
         self.attempt = attempt
         self.on_finished = on_finished
         self.cancelled = cancelled or Cancelled()
+        self.inboxes = inboxes or Inboxes()
         self.waiting: deque[Batch] = deque()
         self.running: dict[Batch, asyncio.Task[None]] = {}
         self.finished: list[Settlement] = []
@@ -109,7 +113,12 @@ class Slots:
     def known(self) -> set[Key]:
         """Trigger and event of every lease that is here."""
         leases = [lease for batch in (*self.waiting, *self.running) for lease in batch.left]
-        return {(each.trigger_id, each.event_id) for each in (*leases, *self.finished)}
+        settled = [each for settlement in self.finished for each in (settlement, *settlement.with_it)]
+        return {(each.trigger_id, each.event_id) for each in (*leases, *self.inboxes.leases(), *settled)}
+
+    def runs(self) -> list[Claimed]:
+        """The leases of what runs, but for what is cancelled already."""
+        return [lease for batch in self.running for lease in islice(batch.left, 1) if lease not in self.cancelled]
 
     def take(self, claimed: Sequence[Claimed]) -> None:
         """Run them as soon as there are slots. Those of one lane stand together, in their order."""
@@ -124,6 +133,20 @@ class Slots:
             else:
                 self.waiting.append(Batch(leases, taken_at=now))
         self.fill()
+
+    def join(self, strays: Sequence[Claimed], held: Container[Key]) -> list[Claimed]:
+        """Put leases of ours that were not known here behind what they belong to: a run that took them, or was claimed
+        with them. Returns those that belong to nothing here. `held` are all leases that the worker has."""
+        alone: list[Claimed] = []
+        batches = {
+            batch.lane: batch
+            for batch in (*self.waiting, *self.running)
+            if batch.lane is not None and batch.left and batch.left[0][:2] in held
+        }
+        for lease in strays:
+            batch = batches.get((lease.trigger_id, lease.lane_key or ""))
+            (alone if batch is None or lease.lane_key is None else batch.left).append(lease)
+        return alone
 
     def refuse(self, claimed: Sequence[Claimed]) -> None:
         """Give them back at once."""
@@ -153,6 +176,14 @@ class Slots:
                 if batch in self.running and lease is batch.left[0]:
                     self.running[batch].cancel(error)
                 return
+        self.inboxes.cancel(key, error)
+
+    def interrupt(self, lease: Claimed, event_id: UUID) -> None:
+        """A newer event of its key ends this run, if it still goes on."""
+        for batch, run in self.running.items():
+            if batch.left and batch.left[0] is lease and lease not in self.cancelled:
+                self.cancelled.interrupt(lease, event_id)
+                run.cancel("interrupted by a newer event")
 
     def fill(self) -> None:
         while self.waiting and self.busy < self.concurrency:
@@ -164,7 +195,13 @@ class Slots:
     async def work(self, batch: Batch) -> None:
         while batch.left:
             started = time.perf_counter()
-            settlement = await self.settlement_of(batch.left[0])
+            lease = batch.left[0]
+            superseded = False
+            if lease.trigger_id in self.inboxes.triggers and lease.lane_key is not None:
+                superseded = self.inboxes.begin(lease, batch.left)
+                settlement = await self.inboxes.ended(lease, await self.settlement_of(lease))
+            else:
+                settlement = await self.settlement_of(lease)
             elapsed_s = time.perf_counter() - started
             if not batch.is_beside:
                 self.run_s = elapsed_s if self.run_s == math.inf else self.run_s + (elapsed_s - self.run_s) * 0.05
@@ -172,7 +209,11 @@ class Slots:
                 return  # it was given back while it did not stop
             batch.left.popleft()
             self.finished.append(settlement)
-            if settlement.outcome not in GOES_ON or elapsed_s >= SHORT_RUN_S or settlement.state is not None:
+            if (
+                not (superseded or settlement.outcome in GOES_ON)
+                or elapsed_s >= SHORT_RUN_S
+                or settlement.state is not None
+            ):
                 self.finished.extend(batch.given_back())
             self.on_finished()
         del self.running[batch]
@@ -207,6 +248,7 @@ class Slots:
             self.log.warning(
                 "a run does not stop; its delivery is given back", delivery_id=str(batch.left[0].delivery_id)
             )
+            self.finished.extend(self.inboxes.given_back(batch.left[0]))
             self.finished.extend(batch.given_back(begun=1))
         self.running.clear()
         self.running_beside = 0
