@@ -249,7 +249,7 @@ async def test_a_person_cancels_what_a_run_has_taken(database_url: str, scene: S
         (second,) = await here.come()
         await eventually(lambda: [second] in here.heard, what="that it is taken")
         assert await cancel_delivery(here.conn, DeliveryId(1, second), reason="too late") == "cancelling"
-        here.loop.cancel((1, second), "too late")
+        here.loop.cancel((1, second), "cancelled by a person: too late")
         here.gate.set()
         runs = await here.quiet()
     assert sorted(row[1:] for row in runs) == [("cancelled", "cancelled by a person: too late"), ("succeeded", None)]
