@@ -31,7 +31,7 @@ dev: .venv/.ready ## PostgreSQL, a gateway, two workers and the example app; Ctr
 
 test: .venv/.ready ## the whole suite on a real PostgreSQL
 	@# Two processes, a file of tests to one of them, in the order of their names: the slowest ones begin.
-	@$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.ready ## ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
