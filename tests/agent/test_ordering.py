@@ -1,14 +1,16 @@
 """What a trigger says about order: accepted, or refused in one sentence that says what to write."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reflex.agent.app import App
+from reflex.agent.app import App, load_app
 from reflex.agent.context import AgentContext
 from reflex.agent.filters import type_filter
 from reflex.agent.triggers import Trigger
 from reflex.core.lanes import WhenDead
+from tests.agent.test_examples import PYTHON, ROOT
 
 
 async def act(ctx: AgentContext) -> None: ...
@@ -73,3 +75,13 @@ def test_what_a_new_event_does_is_shown_where_it_is_not_the_default() -> None:
     """Fails if everybody's definition changes, which would register each trigger anew, or if nobody's does."""
     assert "while_running" not in trigger(ordered=True, while_running="queue").definition()
     assert trigger(ordered=True, while_running="drop").definition()["while_running"] == "drop"
+
+
+def test_the_guide_is_an_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if an example of the guide does not load."""
+    (tmp_path / "examples_of_order.py").write_text(
+        "".join(PYTHON.findall((ROOT / "docs/guides/ordering.md").read_text()))
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    triggers = load_app("examples_of_order").triggers
+    assert [(each.name, each.while_running) for each in triggers] == [("answers", "queue"), ("research", "steer")]

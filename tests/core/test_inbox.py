@@ -156,6 +156,8 @@ async def test_a_run_that_has_lost_its_lease_takes_nothing_and_settles_nothing_w
     (running,) = await claim_ordered(db, worker_id, registered)
     (event_id,) = await come(db)
     (taken,) = await take(db, running)
+    with pytest.raises(LeaseLost):
+        await take(db, running._replace(lease_epoch=running.lease_epoch - 1))
     await db.execute("DELETE FROM reflex.lease WHERE event_id = %s", [running.event_id])
     await db.execute("UPDATE reflex.lane SET running = running - 1")
     with pytest.raises(LeaseLost):
