@@ -103,10 +103,15 @@ async def test_a_run_is_stopped_at_once_and_its_worker_goes_on(
             assert delivery.runs[0].worker_id is not None
         await began(db, folder, "quick", "B")
         await eventually(lambda: "ended B" in done(folder))
+        # What it published is there once it is settled, which is a little later.
+        packed = "SELECT FROM reflex.event WHERE type = 'order.packed'"
+
+        async def is_packed() -> bool:
+            return (await db.execute(packed)).rowcount == 1
+
+        await eventually(is_packed, what="what the last run published")
         assert done(folder).count("cancelled A cancelled by a person") == 3
         assert await count(db, "cancellation") == 0
-        packed = await db.execute("SELECT FROM reflex.event WHERE type = 'order.packed'")
-        assert packed.rowcount == 1
 
 
 @pytest.mark.parametrize("how", ["swallows", "fails"])
