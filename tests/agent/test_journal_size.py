@@ -6,10 +6,20 @@ from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
-from pydantic_ai import Agent, ModelRetry, RunContext
-from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ToolCallPart, UserPromptPart
+from pydantic_ai import Agent, BinaryContent, ModelRetry, RunContext
+from pydantic_ai.exceptions import UnexpectedModelBehavior
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.usage import UsageLimits
+from pydantic_core import to_jsonable_python
 
 from reflex.agent import journaling
 from reflex.agent.context import AgentContext
@@ -88,6 +98,44 @@ async def test_a_long_run_over_a_long_conversation_keeps_and_hashes_what_it_adds
     assert rows < sizes[1] - 100_000, "the history is not in it"
     assert len(digests) == 4, "of the model and of its tools, in either attempt"
     assert all(digest.written < sizes[1] for digest in digests)
+
+
+async def test_a_document_that_comes_again_is_kept_once(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tool returns the same text and the same picture ten times, among other things. Fails if each result is kept
+    whole (ten times the size), if a replay gives less than the run did, or if the texts outlive their journal."""
+    document, picture = words(200_000) + '"\\\n\x00é', BinaryContent(os.urandom(50_000), media_type="image/png")
+    asked: list[list[ModelMessage]] = []
+    pages: list[int] = []
+
+    def model(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        at = sum(isinstance(message, ModelResponse) for message in messages)
+        return ModelResponse([ToolCallPart("read", {"page": at}, f"call-{at}") if at < 10 else TextPart("done")])
+
+    agent = Agent(FunctionModel(model))
+
+    @agent.tool_plain
+    def read(page: int) -> Any:  # pyright: ignore[reportUnusedFunction]
+        pages.append(page)
+        return {"page": page, "number": 1e100, "text": document, "picture": picture}
+
+    async def function(ctx: AgentContext) -> None:
+        asked.append((await ctx.run_agent(agent)).all_messages())
+        if ctx.attempt < 3:
+            raise UnexpectedModelBehavior("nonsense") if ctx.attempt == 2 else RuntimeError("a bug")
+
+    async with till(database_url, monkeypatch) as t:
+        await t.attempt(function)
+        assert (await size_of_journal(t.conn))[0] < 1.1 * (len(document) + 4 / 3 * len(picture.data))
+        assert await t.journaled() == 10 + 11 + 2
+        assert (await t.attempt(function)).outcome is Outcome.RETRY
+        assert pages == [*range(10)], "replayed"
+        first, second = ([part for message in run for part in message.parts] for run in asked)
+        results = [part for part in first if isinstance(part, ToolReturnPart)]
+        for part, again in zip(results, [p for p in second if isinstance(p, ToolReturnPart)], strict=True):
+            assert to_jsonable_python(part.content) == to_jsonable_python(again.content)
+        assert await t.journaled() == 0, "the model misbehaved: the journal is forgotten whole"
+        await t.attempt(function)
+        assert await t.journaled() == 0
 
 
 @pytest.fixture

@@ -104,10 +104,17 @@ class Odd:
 
 
 def test_what_cannot_be_compared_is_written_out_each_time() -> None:
-    """Fails if an author's __eq__ or __deepcopy__ ends the run."""
+    """Fails if an author's __eq__ or __deepcopy__ ends the run, or if an application's metadata is copied."""
     messages = conversation(stock=Odd())
     digests = MessageDigests()
     assert digests.of(messages) == digests.of(messages) == digest(messages)
+    messages = conversation(stock="7 left")
+    part = messages[2].parts[0]
+    assert isinstance(part, ToolReturnPart)
+    part.metadata = Odd()
+    digests.of(messages)
+    written = digests.written
+    assert (digests.of(messages), digests.written) == (digest(messages), written)
 
 
 def test_each_part_is_written_once_and_those_of_before_are_let_go() -> None:

@@ -11,7 +11,7 @@ import pytest
 from reflex.cli.bench import suite
 from reflex.cli.bench.databases import Server
 from reflex.cli.bench.processes import BenchmarkFailed
-from reflex.cli.bench.results import Figure, Row, Verdict, above, beside, failed, under
+from reflex.cli.bench.results import Figure, Row, Verdict, above, below, beside, failed, under
 from reflex.cli.bench.setting import Setting
 from reflex.core.errors import ConfigurationError
 from reflex.core.settings import load_settings
@@ -27,13 +27,13 @@ def bench(*arguments: str, folder: Path, database_url: str) -> subprocess.Comple
 
 def test_a_small_run_measures_real_processes_and_writes_what_it_found(tmp_path: Path, postgres_url: str) -> None:
     done = bench(
-        "--quick", "--only", "single", "--only", "latency", "--json", "found.json",
+        "--quick", "--only", "single", "--only", "latency", "--only", "journal", "--json", "found.json",
         folder=tmp_path, database_url=postgres_url,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    assert {row["bench"] for row in found["rows"]} == {"single", "latency"}
+    assert {row["bench"] for row in found["rows"]} == {"single", "latency", "journal"}
     by_limit = {row["against"]: row for row in found["rows"] if row["bench"] == "single"}
     assert by_limit.keys() == {"the same app, no database", "hypercorn no-op"}
     for row in found["rows"]:
@@ -105,6 +105,8 @@ def test_a_ratio_is_the_median_of_runs_made_side_by_side() -> None:
         (under("x", "x", Figure((1, 2, 30), "ms"), limit=2.5), Verdict.OK),
         (under("x", "x", Figure((2.5,), "ms"), limit=2.5), Verdict.SHORT),
         (under("x", "x", Figure((2,), "ms")), Verdict.INFO),
+        (below("x", "x", Figure((3,), "ms"), "limit", Figure((2,), "ms"), limit=2), Verdict.OK),
+        (below("x", "x", Figure((4,), "ms"), "limit", Figure((2,), "ms"), limit=2), Verdict.SHORT),
         (failed("x", "x", "why"), Verdict.FAILED),
     ],
 )

@@ -120,7 +120,7 @@ async def taken(conn: AsyncConnection[Any], delivery_id: DeliveryId, now: dict[s
         cancelled = await conn.execute(statement("cancel_delivery"), {**key, "running": running, "error": error})
         if cancelled.rowcount == 0:
             raise Rollback(transaction)
-        await forget_steps(conn, [(*key_of(delivery_id), False)])
+        await forget_steps(conn, [(*key_of(delivery_id), True)])
         if answer is not None:
             await append(conn, [answer])
         return True

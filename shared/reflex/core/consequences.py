@@ -29,7 +29,7 @@ class Settled(NamedTuple):
 
 
 # After any other outcome the delivery may be attempted again, and must find what it must not repeat.
-OVER: Final = frozenset({Outcome.SUCCEEDED, Outcome.SKIPPED})
+OVER: Final = frozenset({Outcome.SUCCEEDED, Outcome.SKIPPED, Outcome.CANCELLED})
 
 
 def have_consequences(settlements: Sequence[Settlement]) -> bool:

@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, LiteralString, NamedTuple, TypeVar
@@ -58,6 +58,7 @@ class StepKind(StrEnum):
     INTENT = "intent"  # a tool call that must not be repeated was about to begin
     EFFECT = "effect"  # how it ended
     INBOX = "inbox"  # which events the run took of its lane
+    BLOB = "blob"  # a large text that steps hold, by its digest
 
 
 class Step(NamedTuple):
@@ -155,15 +156,22 @@ class StepStore:
         """
         return await self.patiently(lambda conn: recorded_steps(conn, delivery_id))
 
-    async def journal(self, delivery_id: DeliveryId, lease_epoch: int, step: Step) -> None:
-        """As `journal_step`.
+    async def journal(self, delivery_id: DeliveryId, lease_epoch: int, *steps: Step) -> None:
+        """As `journal_step`; several are written together or not at all.
 
         Raises:
             LeaseLost: The lease is gone; nothing was written.
             JournalUnavailable: The database was away for longer than our patience.
             psycopg.Error: PostgreSQL refuses the step itself.
         """
-        await self.patiently(lambda conn: journal_step(conn, delivery_id, lease_epoch, step))
+
+        async def write(conn: AsyncConnection[Any]) -> None:
+            # One is a transaction without saying so.
+            async with conn.transaction() if len(steps) > 1 else nullcontext():
+                for step in steps:
+                    await journal_step(conn, delivery_id, lease_epoch, step)
+
+        await self.patiently(write)
 
     async def withdraw(self, delivery_id: DeliveryId, lease_epoch: int, step: Step) -> None:
         """As `withdraw_intent`; raises as `journal` does."""

@@ -19,7 +19,9 @@ step = sa.Table(
     needed("result", JSON),
     needed("lease_epoch", sa.Integer),
     needed("created_at", AT, default=NOW),
-    sa.CheckConstraint("kind IN ('model_request', 'tool_call', 'wait', 'intent', 'effect', 'inbox')", name="kind"),
+    sa.CheckConstraint(
+        "kind IN ('model_request', 'tool_call', 'wait', 'intent', 'effect', 'inbox', 'blob')", name="kind"
+    ),
 )
 sa.Index(
     "ix_step_intent", step.c.event_id, step.c.trigger_id, step.c.position, postgresql_where=sa.text("kind = 'intent'")

@@ -15,7 +15,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 from pydantic_core import to_jsonable_python
 
-__all__ = ["fingerprint_of_call", "fingerprint_of_request"]
+__all__ = ["UNTOLD", "described", "fingerprint_of_call", "fingerprint_of_request", "told"]
 
 # Of a message's part; `metadata` is the application's own.
 UNTOLD: Final = frozenset({"timestamp", "metadata", "content_file_digests"})

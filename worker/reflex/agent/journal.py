@@ -16,6 +16,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from reflex.agent.step_limit import MAX_STEP_BYTES, StepTooLarge, check_size
+from reflex.agent.step_texts import blobs_in, cut, whole
 from reflex.agent.waits import Waits
 from reflex.core.errors import ReflexError
 from reflex.core.events import NewEvent
@@ -127,6 +128,7 @@ class Journal:
         self.delivery_id = delivery_id
         self.lease_epoch = lease_epoch
         self._recorded: dict[StepKey, Step] | None = None
+        self._blobs: set[bytes] = set()
         self._loading: asyncio.Lock | None = None  # most runs take no step
         self._left: set[StepKey] = set()
         self._asked: dict[bytes, int] = {}
@@ -167,14 +169,20 @@ class Journal:
         """
         with self.broken_by(StepTooLarge):
             check_size(result, self.max_step_bytes, what=step.of)
+        result, texts = cut(result)
+        position = self.next_position()
+        new = sorted(texts.keys() - self._blobs)
+        blobs = [Step(StepKind.BLOB, digest, 0, position, f'"{texts[digest]}"') for digest in new]
         try:
-            await self.write(Step(step.kind, step.fingerprint, step.occurrence, self.next_position(), result))
+            await self.write(*blobs, Step(step.kind, step.fingerprint, step.occurrence, position, result))
         except psycopg.Error as error:
             log.warning("PostgreSQL refuses a step: a retry would pay for it again",
                               step=step.kind, error=str(error).splitlines()[0])  # fmt: skip
+        else:
+            self._blobs.update(new)
 
-    async def write(self, step: Step) -> None:
-        """Write a step, as it is.
+    async def write(self, *steps: Step) -> None:
+        """Write steps, as they are, all or none.
 
         Raises:
             LeaseLost: Another worker has the delivery. The run must stop.
@@ -182,7 +190,7 @@ class Journal:
             psycopg.Error: PostgreSQL refuses it.
         """
         with self.broken_by(LeaseLost):
-            await self.store.journal(self.delivery_id, self.lease_epoch, step)
+            await self.store.journal(self.delivery_id, self.lease_epoch, *steps)
 
     def next_position(self) -> int:
         """The number of the next step that is written. Some of before may be gone: no number is given twice."""
@@ -259,10 +267,17 @@ class Journal:
                 if self._recorded is None:
                     # The first lease of a delivery has nothing before it: most runs never read.
                     steps = await self.store.recorded(self.delivery_id) if self.lease_epoch > 1 else []
-                    self._recorded = keyed(steps)
+                    self._blobs = {step.fingerprint for step in steps if step.kind is StepKind.BLOB}
+                    self._recorded = keyed(put_together(steps) if self._blobs else steps)
                     self._left = {key for key, step in self._recorded.items() if step.kind in REPLAYED}
                     self._position = max((step.position for step in steps), default=-1)
         return self._recorded
+
+
+def put_together(steps: Sequence[Step]) -> list[Step]:
+    """The steps with the large texts in their places."""
+    texts = blobs_in(steps)
+    return [step._replace(result=whole(step.result, texts)) for step in steps if step.kind is not StepKind.BLOB]
 
 
 def keyed(steps: Sequence[Step]) -> dict[StepKey, Step]:

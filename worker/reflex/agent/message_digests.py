@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from pydantic_ai.messages import ModelMessage, ModelResponse
 
-from reflex.agent.fingerprints import told
+from reflex.agent.fingerprints import UNTOLD, told
 
 __all__ = ["MessageDigests"]
 
@@ -98,8 +98,10 @@ class MessageDigests:
 
 def looked_at(part: Any) -> tuple[Any, ...]:
     """What the fields of a part hold, so that a change in place is seen: compared with `==`, which takes no time for
-    what is the same object. A field that cannot be copied is equal to nothing: its part is written out each time."""
-    return tuple(value if isinstance(value, IMMUTABLE) else copied(value) for value in fields_of(part))
+    what is the same object. A field that cannot be copied is equal to nothing: its part is written out each time. What
+    the model is not told is not copied: an application's metadata may be anything."""
+    fields = cast("dict[str, Any]", vars(part)).items()
+    return tuple(value if name in UNTOLD or isinstance(value, IMMUTABLE) else copied(value) for name, value in fields)
 
 
 def fields_of(part: Any) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
-__all__ = ["Figure", "Row", "Verdict", "above", "beside", "failed", "skipped", "under"]
+__all__ = ["Figure", "Row", "Verdict", "above", "below", "beside", "failed", "skipped", "under"]
 
 
 class Verdict(StrEnum):
@@ -84,6 +84,13 @@ def beside(
     asked = "" if at_least is None else f"ratio ≥ {at_least:g}"
     verdict = judged(at_least, lambda asked: ratio >= asked)
     return Row(bench, what, ours, against, theirs, ratio, asked, verdict, **rest)
+
+
+def below(bench: str, what: str, ours: Figure, against: str, theirs: Figure, *, limit: float) -> Row:
+    """The same where less is better."""
+    ratio = ours.ratio_to(theirs)
+    verdict = judged(limit, lambda limit: ratio < limit)
+    return Row(bench, what, ours, against, theirs, ratio, f"ratio < {limit:g}", verdict)
 
 
 def above(bench: str, what: str, ours: Figure, *, at_least: float, **rest: Any) -> Row:

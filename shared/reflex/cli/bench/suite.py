@@ -14,6 +14,7 @@ from reflex.cli.bench.databases import open_server
 from reflex.cli.bench.history import history
 from reflex.cli.bench.idle import idle
 from reflex.cli.bench.ingest import batch, single
+from reflex.cli.bench.journal import journal
 from reflex.cli.bench.lanes import lanes
 from reflex.cli.bench.latency import latency
 from reflex.cli.bench.live import live
@@ -38,6 +39,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[Setting], list[Row]]]] = {
     "lanes": lanes,
     "latency": latency,
     "live": live,
+    "journal": journal,
     "takeover": takeover,
     "wal": wal,
     "idle": idle,

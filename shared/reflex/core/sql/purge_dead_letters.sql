@@ -1,5 +1,5 @@
 -- Give up on dead letters for good. Each leaves a cancelled run behind, with nobody as its worker, so that its event
--- still says what became of the delivery; its journal is deleted, and the
+-- still says what became of the delivery; its journal is deleted, but for what nobody knows whether it was done, and the
 -- lane that it held goes on. Locked in the order of their keys, as a retry does.
 WITH purged AS (
     DELETE FROM reflex.dead_letter
@@ -34,7 +34,7 @@ lifted AS (
 forgotten AS (
     DELETE FROM reflex.step
     USING purged
-    WHERE step.trigger_id = purged.trigger_id AND step.event_id = purged.event_id
+    WHERE step.trigger_id = purged.trigger_id AND step.event_id = purged.event_id AND step.kind <> 'intent'
 ),
 recorded AS (
     INSERT INTO reflex.run (trigger_id, event_id, lease_epoch, attempt, worker_id, started_at, outcome, error)
