@@ -30,7 +30,7 @@ dev: .venv/.ready ## PostgreSQL, a gateway, two workers and the example app; Ctr
 	@$(BIN)/reflex dev
 
 test: .venv/.ready ## the whole suite on a real PostgreSQL
-	@# Two processes, a file of tests to one of them, in the order of their names: the slowest ones begin.
+	@# Three processes, since most tests wait; a file of tests to one of them, in the order of their names: the slowest begin.
 	@$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.ready ## ruff: rules and format
