@@ -30,6 +30,11 @@ async def test_a_run_goes_on_when_its_event_is_there(reflex_app: MakeAppTest) ->
         assert [run.output for run in t.runs if run.outcome == "succeeded"] == ["shipped"]
         await t.clock.advance(timedelta(hours=1))
         assert [run.output for run in t.runs if run.outcome == "succeeded"] == ["shipped", "cancelled"]
+        await t.publish("ordered", key="A3")
+        await t.run()
+        await t.publish("paid", key="A3")
+        await t.run()
+        assert [run.output for run in t.runs if run.outcome == "succeeded"][2:] == ["shipped"]
 
 
 async def test_a_test_decides_what_a_person_is_asked(reflex_app: MakeAppTest) -> None:
