@@ -38,8 +38,7 @@ async def verdicts(t: AppTest) -> list[tuple[str, str]]:
 
 
 async def test_a_payment_out_of_line_is_rejected_and_one_in_line_is_not(reflex_app: MakeAppTest) -> None:
-    """The second review is told the figures of the first. Fails with: a state that is not written; a trigger that is
-    not ordered by the customer; a tool left out."""
+    """The second review is told the figures of the first. Fails with: a state that is not written; a tool left out."""
     async with reflex_app(APP) as t:
         rehearse(t.model)
         await t.publish("payment.made", USUAL, key="ada")
@@ -58,8 +57,8 @@ async def test_a_payment_out_of_line_is_rejected_and_one_in_line_is_not(reflex_a
 
 @pytest.mark.parametrize("approve", [True, False])
 async def test_a_person_decides_about_a_large_payment(reflex_app: MakeAppTest, approve: bool) -> None:
-    """And the customer's next payment waits for that. Fails with: a rejection that needs no approval; a model that
-    cannot tell a denied call."""
+    """And the customer's next payment waits for that. Fails with: a rejection that needs no approval; a trigger that is
+    not ordered; a model that cannot tell a denied call."""
     async with reflex_app(APP) as t:
         rehearse(t.model)
         await t.publish("payment.made", LARGE, key="ada")
