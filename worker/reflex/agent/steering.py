@@ -5,7 +5,6 @@ part of this request and stays in the history. Imported by the first steered run
 """
 
 import hashlib
-import json
 from typing import TYPE_CHECKING, Any
 
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
@@ -13,7 +12,7 @@ from pydantic_ai.models import ModelRequestContext
 from pydantic_ai.tools import RunContext
 
 from reflex.agent.execution import default_prompt
-from reflex.agent.fingerprints import told
+from reflex.agent.message_digests import MessageDigests
 
 if TYPE_CHECKING:
     from reflex.agent.inbox import RunInbox
@@ -26,6 +25,7 @@ class Steering(AbstractCapability[Any]):
 
     def __init__(self, inbox: "RunInbox") -> None:
         self.inbox = inbox
+        self.digests = MessageDigests()
 
     def get_ordering(self) -> CapabilityOrdering:
         # After the author's own hooks, which may shorten the conversation: what is new is told in any case.
@@ -39,16 +39,15 @@ class Steering(AbstractCapability[Any]):
         Raises:
             LeaseLost, JournalUnavailable: As `RunInbox.receive`.
         """
-        for event in await self.inbox.receive(place_of(request_context)):
+        for event in await self.inbox.receive(self.place_of(request_context)):
             ctx.enqueue(default_prompt(event))
         return request_context
 
-
-def place_of(request: ModelRequestContext) -> bytes:
-    """The place in the run, as the journal knows places: by the conversation that led to it, not by a number."""
-    try:
-        conversation = json.dumps(told(request.messages), sort_keys=True)
-    except ValueError:
-        # Cannot be written as JSON: such a request is not journaled either. Then the length has to do.
-        conversation = str(len(request.messages))
-    return hashlib.sha256(f"inbox {conversation}".encode()).digest()
+    def place_of(self, request: ModelRequestContext) -> bytes:
+        """The place in the run, as the journal knows places: by the conversation that led to it, not by a number."""
+        try:
+            conversation = self.digests.of(request.messages)
+        except ValueError:
+            # Cannot be written as JSON: such a request is not journaled either. Then the length has to do.
+            conversation = b"%d" % len(request.messages)
+        return hashlib.sha256(b"inbox " + conversation).digest()

@@ -139,8 +139,10 @@ class WatchedJournal(Journal):
         await self.watch.alive(self.life)
         return await super().look_up(kind, fingerprint, of)
 
-    async def write(self, step: Step) -> None:
+    async def write(self, *steps: Step) -> None:
         await self.watch.alive(self.life)
+        # The texts that are kept beside a step are one write with it.
+        (step,) = [step for step in steps if step.kind is not StepKind.BLOB]
         done = self.done_by(step)
         number, trigger = self.watch.number_of_step(), trigger_of_run()
         if step.kind in LEDGER:
@@ -152,7 +154,7 @@ class WatchedJournal(Journal):
         if step.kind is StepKind.INTENT:
             before, after = f"before {what} is begun", f"after {what} is begun, before its work"
         await self.watch.point(self.life, trigger, before)
-        await super().write(step)
+        await super().write(*steps)
         if done is not None:
             done.recorded = True
         await self.watch.point(self.life, trigger, after)
