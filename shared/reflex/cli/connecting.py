@@ -23,9 +23,11 @@ def database_url(settings: Settings) -> str:
     Raises:
         ConfigurationError: There is neither.
     """
+    if settings.database_url:
+        return settings.database_url
     from reflex.cli.embedded_postgres import running_url
 
-    return settings.database_url or running_url(settings.data_dir / "postgres") or settings.require_database_url()
+    return running_url(settings.data_dir / "postgres") or settings.require_database_url()
 
 
 @asynccontextmanager
