@@ -11,7 +11,7 @@ from reflex.core.log import append
 from reflex.core.replies import REPLY_TYPE, WAITED_FOR
 from tests.acceptance.shop import Shop
 from tests.agent.stub_provider import silence, text, tool_call
-from tests.processes import eventually, worker
+from tests.processes import eventually, sessions, worker
 from tests.queue_fixtures import new_event
 
 LIVING = Path(__file__).with_name("living.py")
@@ -118,6 +118,8 @@ async def interrupts(key: Key) -> None:
     """Fails if the worker is not told of what is appended to a lane that runs (it would look once an hour), if what the
     filter does not want interrupts, and if what the cancelled run published is stored."""
     first = await key.begin(1)
+    looked = "-- newer_in_lanes%"
+    await eventually(lambda: sessions(key.shop.database_url, "reflex journal", looked), what="the look when it began")
     (unwanted,) = await key.come(0)
     (second,) = await key.come(2)
     assert await key.outcome("cancelled", first) == ("cancelled", None, f"interrupted by event {second}")
