@@ -50,8 +50,9 @@ ci: lint type-check contracts test ## what has to pass before a change lands; a 
 chaos: .venv/.ready ## five minutes of killed processes, cut connections and restarted databases under load
 	@$(BIN)/python -m tests.chaos.chaos --seconds 300
 
-consistency: .venv/.ready ## two minutes of readers that must miss nothing through kills; ten thousand idle ones
+consistency: .venv/.ready ## two minutes of readers that must miss nothing through kills; ten thousand idle ones; a blocked minute
 	@CONSISTENCY_SECONDS=120 $(BIN)/pytest -q -s tests/acceptance/test_consistency.py
+	@BLOCKED_SECONDS=60 $(BIN)/pytest -q tests/acceptance/test_lost_workers.py -k blocks
 	@IDLE_CONNECTIONS=10000 $(BIN)/pytest -q tests/gateway/live/test_peers.py -k idle_connections
 
 .tools/peers/.ready: tests/bench/peers/requirements.txt | $(UV)

@@ -400,7 +400,7 @@ async def test_a_predicate_that_raises_fails_the_attempt(database_url: str, monk
 
 async def test_the_guide_does_what_it_says(database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Fails if the example of the guide does not load, or if an event that came before the wait is missed."""
-    (block,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
+    block, _ = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
     (tmp_path / "example_of_waiting.py").write_text(block)
     monkeypatch.syspath_prepend(tmp_path)
     (trigger,) = load_app("example_of_waiting").triggers

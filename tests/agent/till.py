@@ -72,6 +72,9 @@ class Till:
     async def journaled(self) -> int:
         return await count(self.conn, "step")
 
+    async def has_two_steps(self) -> bool:
+        return await self.journaled() == 2
+
     async def has_three_steps(self) -> bool:
         return await self.journaled() == 3
 

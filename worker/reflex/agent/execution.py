@@ -155,7 +155,7 @@ async def run_model_agent(
         from reflex.agent.approving import Approving
         from reflex.agent.journaling import Journaling, replay_scope
 
-        ours = (Approving(ctx, ctx.journal), Journaling(ctx, ctx.journal), *ctx.journal.inside)
+        ours = (Approving(ctx, ctx.journal), Journaling(ctx, ctx.journal, options["usage"]), *ctx.journal.inside)
         options["capabilities"] = [*(options.get("capabilities") or ()), *ours]
         replaying = replay_scope()
     with replaying, agent.override(name=ctx.trigger) if agent.name is None else nullcontext():

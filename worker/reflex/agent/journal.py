@@ -23,7 +23,7 @@ from reflex.core.events import NewEvent
 from reflex.core.ids import DeliveryId
 from reflex.core.journal import LeaseLost, Step, StepKind, StepStore
 
-__all__ = ["Journal", "Lookup", "StepKey", "ToolCall", "current_call", "inside_tool", "note_published",
+__all__ = ["Journal", "Lookup", "Spent", "StepKey", "ToolCall", "current_call", "inside_tool", "note_published",
            "note_remembered", "tool_call"]  # fmt: skip
 
 T = TypeVar("T")
@@ -47,11 +47,20 @@ class Lookup:
     of: str = "a step"
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What an agent that a tool runs has used up. `is_shared`: it counts where the run does that made the call."""
+
+    usage: Any
+    is_shared: bool
+
+
 @dataclass(slots=True)
 class ToolCall:
     """A tool at work: what it publishes, the steps of agents that it runs, and whether it has looked at what its
     trigger remembers. Its replay must bring back the first, and will not come to the second. `key` is its idempotency
-    key, `connection` that of a transactional one. One that is not `repeatable` must not look at what is remembered."""
+    key, `connection` that of a transactional one. One that is not `repeatable` must not look at what is remembered.
+    `spent` is what agents that it runs have used up, `run_usage` where the run that made the call counts its own."""
 
     published: list[NewEvent] = field(default_factory=list[NewEvent])
     steps: list[StepKey] = field(default_factory=list[StepKey])
@@ -59,6 +68,8 @@ class ToolCall:
     connection: AsyncConnection[Any] | None = None
     repeatable: bool = True
     remembered: bool = False
+    spent: list[Spent] = field(default_factory=list[Spent])
+    run_usage: Any = None
 
 
 # Those around the code that runs now, outermost first: a tool may run an agent, whose tools publish.

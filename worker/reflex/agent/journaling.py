@@ -21,11 +21,12 @@ from pydantic_ai.tools import RunContext
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
 from reflex.agent.budgeting import budgeted_model, budgeted_toolset
+from reflex.agent.delegated import CALLED, note_spent, spend_again
 from reflex.agent.divergence import placed, unplaced
 from reflex.agent.effects import Effect, EffectKind, EffectMisuse, check_transactional, effect_in, undeclared
 from reflex.agent.fingerprints import fingerprint_of_call, fingerprint_of_request
 from reflex.agent.guarding import guarded_model
-from reflex.agent.journal import Journal, Lookup, ToolCall, tool_call
+from reflex.agent.journal import Journal, Lookup, ToolCall, current_call, tool_call
 from reflex.agent.ledger import Call, address_of, key_for
 from reflex.agent.message_digests import MessageDigests
 from reflex.agent.once import OnceCall
@@ -44,9 +45,11 @@ __all__ = ["Journaling", "replay_scope"]
 class Journaling(AbstractCapability[Any]):
     """Passed to each run of an agent, whatever the agent itself was made with."""
 
-    def __init__(self, ctx: "AgentContext", journal: Journal) -> None:
+    def __init__(self, ctx: "AgentContext", journal: Journal, usage: Any = None) -> None:
+        """`usage` is where the run counts what it uses up."""
         self.ctx = ctx
         self.journal = journal
+        self.usage = usage
         self.place = ctx.course.next_place() if ctx.course is not None else None
         # Two, since a history processor may show the model other messages than those of the run.
         self.asked, self.held = MessageDigests(), MessageDigests()
@@ -60,10 +63,11 @@ class Journaling(AbstractCapability[Any]):
         if self.ctx.models is not None and self.ctx.models.circuits is not None:
             model = guarded_model(model, self.ctx.models.circuits)
         asked = budgeted_model(model if progress is None else watched_model(model, progress), self.ctx.spending)
-        return JournaledModel(asked, self.ctx, self.journal, self.asked, self.place)
+        return JournaledModel(asked, self.ctx, self.journal, self.asked, self.place, self.usage)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
-        journaled = JournaledToolset(budgeted_toolset(toolset, self.ctx.spending), self.ctx, self.journal, self.held)
+        asked = budgeted_toolset(toolset, self.ctx.spending)
+        journaled = JournaledToolset(asked, self.ctx, self.journal, self.held, self.usage)
         # Around the journal: a replayed call is shown, too.
         return journaled if self.ctx.progress is None else WatchedToolset(journaled, self.ctx.progress)
 
@@ -80,12 +84,14 @@ class JournaledModel(WrapperModel):
         journal: Journal,
         digests: MessageDigests,
         place: str | None = None,
+        usage: Any = None,
     ) -> None:
         super().__init__(wrapped)
         self.ctx = ctx
         self.journal = journal
         self.digests = digests
         self.place = place
+        self.usage = usage
 
     async def request(
         self,
@@ -97,6 +103,7 @@ class JournaledModel(WrapperModel):
         if (replayed := self._replayed(step, model_request_parameters)) is not None:
             return replayed
         response = await self.wrapped.request(messages, model_settings, model_request_parameters)
+        note_spent(self.usage, response.usage)
         await self._record(step, response)
         return response
 
@@ -119,7 +126,9 @@ class JournaledModel(WrapperModel):
         ) as stream:
             yield stream
         # Whoever reads it may stop before its end: then it is not known what the model would have said.
-        await self._record(step, stream.get())
+        response = stream.get()
+        note_spent(self.usage, response.usage)
+        await self._record(step, response)
 
     def _replayed(self, step: Lookup | None, parameters: ModelRequestParameters) -> ModelResponse | None:
         if step is None:
@@ -130,6 +139,7 @@ class JournaledModel(WrapperModel):
             return None
         response = replayed_response(step)
         if response is not None:
+            note_spent(self.usage, response.usage)
             self.journal.count(
                 replayed_requests=1,
                 replayed_input_tokens=response.usage.input_tokens,
@@ -170,14 +180,22 @@ class JournaledToolset(WrapperToolset[Any]):
     ctx: "AgentContext"
     journal: Journal
     digests: MessageDigests
+    usage: Any = None
 
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
     ) -> Any:
+        result = await self._called(name, tool_args, ctx, tool)
+        note_spent(self.usage, CALLED)
+        return result
+
+    async def _called(self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]) -> Any:
         effect = effect_of(self.ctx.effects, name, tool)
         key: str | None = None
 
         async def act() -> Any:
+            if (call := current_call()) is not None:
+                call.run_usage = self.usage
             return await super(JournaledToolset, self).call_tool(name, tool_args, ctx, tool)
 
         try:
@@ -192,7 +210,8 @@ class JournaledToolset(WrapperToolset[Any]):
             with tool_call(key):
                 return await act()
         if effect.kind is EffectKind.ONCE:
-            return await OnceCall(self.ctx, self.journal, effect, Call(name, tool_args, fingerprint.hex())).run(act)
+            call = Call(name, tool_args, fingerprint.hex())
+            return await OnceCall(self.ctx, self.journal, effect, call, self.usage).run(act)
         step = await self.journal.look_up(StepKind.TOOL_CALL, fingerprint, f"the result of tool {name!r}")
         remembered = self.ctx.remembered
         record = replayed_call(step)
@@ -200,6 +219,7 @@ class JournaledToolset(WrapperToolset[Any]):
             self.journal.count(replayed_tool_calls=1)
             self.journal.covers(record.steps)
             self.ctx.publish_again(record.published)
+            spend_again(self.ctx, self.usage, record.delegated)
             record_durable_unit(executed=False)
             return record.outcome()
         if effect.kind is EffectKind.TRANSACTIONAL:
@@ -225,7 +245,7 @@ class JournaledToolset(WrapperToolset[Any]):
         remembered, state = self.ctx.remembered, None
         if remembered is not None and before is not None:
             state = remembered.after_tool(before, asked=call.remembered)
-        record = replace(ended, published=call.published, steps=call.steps, state=state)
+        record = replace(ended.with_call(call), state=state)
         try:
             text = TOOL_RECORD.dump_json(record).decode()
         except ValueError as error:

@@ -19,6 +19,7 @@ from pydantic_ai.durable_exec import record_durable_unit
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, ToolFailed
 
 from reflex.agent import ledger
+from reflex.agent.delegated import spend_again
 from reflex.agent.effects import Done, Effect, NotDone, Unknown
 from reflex.agent.failures import headline, without_secrets
 from reflex.agent.journal import Journal, ToolCall, tool_call
@@ -51,7 +52,11 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("reflex.agent")
 class OnceCall:
     """One call, from its entry in the ledger to its end."""
 
-    def __init__(self, ctx: "AgentContext", journal: Journal, effect: Effect, call: Call) -> None:
+    def __init__(
+        self, ctx: "AgentContext", journal: Journal, effect: Effect, call: Call, run_usage: Any = None
+    ) -> None:
+        """`run_usage` is that of the agent's run."""
+        self.run_usage = run_usage
         self.ctx = ctx
         self.journal = journal
         self.effect = effect
@@ -79,6 +84,7 @@ class OnceCall:
         self.journal.count(replayed_tool_calls=1)
         self.journal.covers(record.steps)
         self.ctx.publish_again(record.published)
+        spend_again(self.ctx, self.run_usage, record.delegated)
         record_durable_unit(executed=False)
         return record.outcome()
 
@@ -178,7 +184,7 @@ class OnceCall:
     def record(self, record: ToolRecord, call: ToolCall | None) -> str:
         """The record as JSON text. What cannot be kept is done all the same."""
         if call is not None:
-            record = replace(record, published=call.published, steps=call.steps)
+            record = record.with_call(call)
             record_durable_unit(executed=True)
         try:
             text = TOOL_RECORD.dump_json(record).decode()

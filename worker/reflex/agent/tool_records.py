@@ -1,14 +1,15 @@
 """How a tool call ended, as the journal keeps it. Needs pydantic-ai."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, cast
 
 from pydantic import TypeAdapter
 from pydantic_ai.exceptions import ModelRetry, ToolFailed
 from pydantic_ai.messages import ToolReturn
 
-from reflex.agent.journal import StepKey
+from reflex.agent.delegated import Delegated, delegated_in
+from reflex.agent.journal import StepKey, ToolCall
 from reflex.agent.remembering import StateRecord
 from reflex.core.events import NewEvent
 
@@ -26,6 +27,7 @@ class ToolRecord:
     published: Sequence[NewEvent] = ()
     steps: Sequence[StepKey] = ()
     state: StateRecord | None = None
+    delegated: Delegated | None = None
 
     @classmethod
     def of_result(cls, result: object) -> "ToolRecord":
@@ -36,6 +38,10 @@ class ToolRecord:
     @classmethod
     def of_error(cls, error: ModelRetry | ToolFailed) -> "ToolRecord":
         return cls("retry" if isinstance(error, ModelRetry) else "failed", message=error.message)
+
+    def with_call(self, call: ToolCall) -> "ToolRecord":
+        """With what happened inside."""
+        return replace(self, published=call.published, steps=call.steps, delegated=delegated_in(call))
 
     def outcome(self) -> Any:
         match self.ended:

@@ -4,7 +4,6 @@ Needs pydantic-ai.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -42,7 +41,7 @@ async def in_transaction(journal: Journal, step: Lookup, name: str, key: str, ac
                     raise EffectMisuse(f"tool {name!r} is transactional and returned although a statement of its "
                                        "transaction had failed: let the error pass, or use conn.transaction() around "
                                        "what may fail")  # fmt: skip
-                record = replace(ToolRecord.of_result(result), published=call.published, steps=call.steps)
+                record = ToolRecord.of_result(result).with_call(call)
                 text = kept(name, record, journal.max_step_bytes)
                 position = journal.next_position()
                 committing = True
