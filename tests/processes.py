@@ -28,8 +28,8 @@ OURS = ("PYTEST_", "REFLEX_", "DATABASE_URL", "DEFAULT_MODEL", "OTEL_", "LOGFIRE
 
 # At the top of an app: its worker is told of what there is to do, or does not learn of it in time.
 SELDOM_LOOKS = """
-import reflex.worker.awaiting, reflex.worker.maintenance
-reflex.worker.maintenance.LOOK_S = reflex.worker.awaiting.LONGEST_S = 3600
+import reflex.worker.maintenance
+reflex.worker.maintenance.LOOK_S = 3600
 """
 
 T = TypeVar("T")

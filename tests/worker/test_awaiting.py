@@ -86,8 +86,9 @@ async def are_followed(conn: AsyncConnection[Any]) -> bool:
 async def test_a_waiting_run_is_woken_by_the_news_and_only_the_one_with_the_key(
     database_url: str, folder: Path, db: AsyncConnection[Any]
 ) -> None:
-    """Nothing but workers runs here, so they give the log its order, too. Fails without placing, without either
-    notification (the worker would look once an hour), and if every wait is woken by any event.
+    """Nothing but workers runs here, so they give the log its order, too. Fails without placing, without the
+    notification of a wait (the worker would look once an hour), and if every wait is woken by any event. An event that
+    cannot be placed at once, since an older transaction goes on, is found by the next look.
 
     Fails if the connection that follows the log stays when nothing is awaited."""
     (folder / "shipping.py").write_text(SELDOM_LOOKS + APP.replace("{options}", ""))
