@@ -42,6 +42,29 @@ def run(run: Callable[..., tuple[str, str]]) -> Run:
     return lambda *arguments: run(*arguments)[0]
 
 
+def test_what_agents_used_up_is_summed_in_the_status(run: Run, database_url: str) -> None:
+    """Fails if a run without a price counts as one that costs nothing."""
+    assert "used up by agents" not in run("status")
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        conn.execute(FILL.encode())
+        for cost in (', "cost_usd": 0.0125', ""):
+            usage = f'{{"requests": 2, "input_tokens": 30, "output_tokens": 7{cost}}}'
+            conn.execute(
+                "INSERT INTO reflex.run (trigger_id, event_id, lease_epoch, attempt, worker_id, started_at, outcome, "
+                "usage) VALUES (1, gen_random_uuid(), 1, 1, gen_random_uuid(), now(), 'succeeded', %s)",
+                [usage],
+            )
+    said = run("status")
+    assert "used up by agents in the last 24 hours" in said
+    table = [re.split(r"\s{2,}", line.strip()) for line in said.splitlines()]
+    assert ["pack", "shop", "2", "4", "60", "14", "0.0125 (and 1 runs without a price)"] in table
+    (usage,) = orjson.loads(run("status", "--json"))["usage"]
+    assert usage == {
+        "trigger": "pack", "app": "shop", "runs": 2, "requests": 4, "input_tokens": 60, "output_tokens": 14,
+        "cost_usd": "0.0125", "unpriced_runs": 1,
+    }  # fmt: skip
+
+
 def test_budgets_are_listed_shown_in_the_status_and_raised(run: Run, database_url: str) -> None:
     """Fails if a window that is over is shown, or a tree of which there is something left; and if what waits is not due
     when it may go on."""

@@ -84,6 +84,11 @@ def test_promoting_reads_what_is_due(full: psycopg.Connection) -> None:
     assert scanned_whole(explain(full, "promote_scheduled", {"now": None, "limit": 1000})) == []
 
 
+def test_what_agents_used_up_is_summed_without_looking_at_other_runs(full: psycopg.Connection) -> None:
+    """Fails without the index of runs that used something."""
+    assert scanned_whole(explain(full, "usage_of_triggers", {"now": None, "within": "1 day"})) == []
+
+
 def test_the_agenda_scans_nothing(full: psycopg.Connection) -> None:
     """Asked every second. Fails without the index by time."""
     assert scanned_whole(explain(full, "agenda", {})) == []

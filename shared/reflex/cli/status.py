@@ -10,6 +10,7 @@ from reflex.cli.tables import ago, print_json, print_table
 from reflex.core.budget_reads import list_budgets
 from reflex.core.overview import describe_problems, read_overview
 from reflex.core.settings import Settings
+from reflex.core.usage_reads import UsageRow, usage_of_triggers
 
 __all__ = ["show_status"]
 
@@ -24,11 +25,14 @@ async def show_status(settings: Settings, *, as_json: bool) -> None:
     url = database_url(settings)
     async with connected(url, name="reflex status") as conn:
         overview = await read_overview(conn, lease_timeout=timedelta(seconds=settings.lease_timeout_s))
-        # What was spent is in the rows of the budgets: no run is looked at.
         budgets = await list_budgets(conn)
+        usage = await usage_of_triggers(conn)
     problems = describe_problems(overview)
     if as_json:
-        print_json({"queue": overview.queue, "workers": overview.workers, "budgets": budgets, "problems": problems})
+        print_json({
+            "queue": overview.queue, "workers": overview.workers, "usage": usage, "budgets": budgets,
+            "problems": problems,
+        })  # fmt: skip
         return
     queue = overview.queue
     about = {name: "about " for name in queue.estimated}
@@ -49,8 +53,26 @@ async def show_status(settings: Settings, *, as_json: bool) -> None:
         ],
         nothing="no worker is running: start one with `reflex worker --app MODULE`",
     )
+    if usage:
+        typer.echo("\nused up by agents in the last 24 hours")
+        print_table(
+            ["trigger", "app", "runs", "requests", "tokens in", "tokens out", "USD"],
+            [
+                (row.trigger, row.app, row.runs, row.requests, row.input_tokens, row.output_tokens, priced(row))
+                for row in usage
+            ],
+            nothing="",
+        )
     if budgets:
         typer.echo()
         print_budgets(budgets, nothing="")
     for problem in problems:
         typer.echo(f"\n! {problem}")
+
+
+def priced(row: UsageRow) -> str:
+    """What is known of the price."""
+    if row.cost_usd is None:
+        return "no price known"
+    more = f" (and {row.unpriced_runs} runs without a price)" if row.unpriced_runs else ""
+    return f"{row.cost_usd:.4f}{more}"

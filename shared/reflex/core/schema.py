@@ -160,7 +160,7 @@ sa.Table(
     needed("lease_epoch", sa.Integer, default=ZERO),
     sa.Index("ix_ordered_event_id", "event_id", "trigger_id"),
 )
-sa.Table(
+run = sa.Table(
     "run",
     metadata,
     key("trigger_id", sa.Integer),
@@ -180,6 +180,7 @@ sa.Table(
         name="outcome",
     ),
 )
+sa.Index("ix_run_usage", run.c.finished_at, postgresql_where=run.c.usage.is_not(None))
 sa.Table(
     "dead_letter",
     metadata,

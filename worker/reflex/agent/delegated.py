@@ -65,6 +65,7 @@ def spend_again(ctx: "AgentContext", run_usage: Any, delegated: Delegated | None
         note_spent(delegated.own, delegated.own)
     for usage in (delegated.shared, delegated.own):
         if usage is not None:
+            ctx.journal.replayed_usages.append(usage)
             ctx.journal.count(
                 replayed_requests=usage.requests,
                 replayed_tool_calls=usage.tool_calls,

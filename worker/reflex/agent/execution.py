@@ -238,4 +238,6 @@ def usage_of(ctx: AgentContext) -> dict[str, Any] | None:
         usage["cost_usd"] = float(total.cost)
     if ctx.journal is not None:
         usage |= ctx.journal.replayed
+        if costs := [each.cost for each in ctx.journal.replayed_usages if each.cost is not None]:
+            usage["replayed_cost_usd"] = float(sum(costs))
     return usage

@@ -121,6 +121,7 @@ class Journal:
     Attributes:
         used: Whether the run has looked at it at all.
         replayed: Counts of what was not paid for again, by the names that the run's usage shows.
+        replayed_usages: Usages of what was not paid for again. pydantic-ai puts a price on them later.
         taken: Which numbers equal tool calls of this attempt have got, by the address of the ledger.
         inside: Capabilities of pydantic-ai that stand between the journal and what costs. A test counts there what is
             really done.
@@ -134,6 +135,7 @@ class Journal:
     def __init__(self, store: StepStore, delivery_id: DeliveryId, lease_epoch: int) -> None:
         self.used = False
         self.replayed: dict[str, int] = {}
+        self.replayed_usages: list[Any] = []
         self.waits = Waits()
         self.store = store
         self.delivery_id = delivery_id

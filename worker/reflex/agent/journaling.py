@@ -140,6 +140,7 @@ class JournaledModel(WrapperModel):
         response = replayed_response(step)
         if response is not None:
             note_spent(self.usage, response.usage)
+            self.journal.replayed_usages.append(response.usage)
             self.journal.count(
                 replayed_requests=1,
                 replayed_input_tokens=response.usage.input_tokens,
