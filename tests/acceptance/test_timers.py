@@ -68,6 +68,12 @@ async def test_a_delayed_event_is_delivered_when_it_is_due_and_not_before_also_a
         async with shop.worker() as running:
             (other,) = await shop.publish({})
             await shop.becomes("succeeded", other)
+
+            async def is_routed() -> bool:
+                return bool((await shop.event(event_id)).deliveries)
+
+            # It was there before any trigger: the worker gives it one in a moment.
+            await eventually(is_routed)
             delayed = await shop.delivery(event_id)
             assert (delayed.state, delayed.runs) == ("pending", [])
             assert delayed.available_at == (await shop.event(event_id)).available_at

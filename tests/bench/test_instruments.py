@@ -145,7 +145,7 @@ def test_cpu_time_counts_what_children_used() -> None:
     while time.process_time() - at < 0.05:
         pass
     own = usage.cpu_s(os.getpid())
-    assert own - before >= 0.04
+    assert own - before >= 0.03  # two readings in ticks of 10 ms, and floats
     busy = "import time\nwhile time.process_time() < 0.15: pass\nprint(flush=True)\ninput()"
     with subprocess.Popen(
         [sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
