@@ -2,7 +2,7 @@
 PYTHON ?= python3
 UV := .tools/bin/uv
 BIN := .venv/bin
-SYNC = $(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+SYNC = $(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 export UV_PROJECT_ENVIRONMENT := .venv
 export UV_PYTHON_DOWNLOADS := never
 PEERS = $(UV) pip sync --quiet --python .tools/peers/bin/python --require-hashes tests/bench/peers/requirements.txt
