@@ -39,7 +39,8 @@ def test_a_small_run_measures_real_processes_and_writes_what_it_found(tmp_path: 
     for row in found["rows"]:
         assert row["verdict"] in {"ok", "short", "-"}
         assert len(row["ours"]["runs"]) == 1
-        assert row["ours"]["median"] > 0
+        # What the journal adds is a difference: of five steps on a busy machine it may be less than nothing.
+        assert row["ours"]["median"] > 0 or row["bench"] == "journal"
     for row in by_limit.values():
         assert row["ratio"] == pytest.approx(row["ours"]["median"] / row["theirs"]["median"])
         assert row["what"] in done.stdout
