@@ -1,7 +1,6 @@
 """Cancelling by an event: every delivery of a trigger that has its key, was there before it, and has not ended."""
 
 from contextlib import suppress
-from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -35,16 +34,6 @@ class KeyCancelled(NamedTuple):
     cancelling: int = 0
 
 
-class Open(NamedTuple):
-    """Deliveries of a trigger by a key, of events that were accepted before another one was."""
-
-    trigger_id: int
-    key: str
-    key_path: str
-    accepted_at: datetime
-    before: UUID
-
-
 async def cancel_key(
     conn: AsyncConnection[Any], canceller: DeliveryId, *, trigger: str, key_path: str, by: str
 ) -> KeyCancelled:
@@ -73,11 +62,14 @@ async def cancel_key(
     if row is None or row[1] is None:
         return KeyCancelled(None)
     trigger_id, key, accepted_at = row
-    open = Open(trigger_id, key, key_path, accepted_at, canceller.event_id)
+    parameters = {
+        "trigger_id": trigger_id, "key": key, "key_path": key_path, "accepted_at": accepted_at,
+        "before": canceller.event_id, "limit": PAGE,
+    }  # fmt: skip
     done: dict[UUID, str] = {}
     in_vain = 0
     while in_vain < IN_VAIN:
-        found = await fetch(conn, "open_of_key", {**open._asdict(), "limit": PAGE})
+        found = await fetch(conn, "open_of_key", parameters)
         if not found:
             states = list(done.values())
             return KeyCancelled(key, states.count("cancelled"), states.count("cancelling"))

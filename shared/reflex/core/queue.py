@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 from reflex.core.consequences import Settled, carry_out, give_way, have_consequences
 from reflex.core.dead_letter_event import dead_letter_event
 from reflex.core.lanes import LaneId, claim_lanes, settle_lanes
-from reflex.core.settlement import Claimed, Outcome, Settlement, as_arrays
+from reflex.core.settlement import Claimed, Outcome, Settlement, as_arrays, settled
 from reflex.core.statements import only_row, statement
 
 __all__ = [
@@ -188,15 +188,12 @@ def dead_settlement(
         error=error,
         reply_to=claimed.reply_to,
     )
-    return Settlement(
-        claimed.trigger_id,
-        claimed.event_id,
-        claimed.lease_epoch,
+    return settled(
+        claimed,
         Outcome.DEAD,
         error=error,
         usage=usage,
         reason=reason,
         trace_id=trace_id,
         published=(event,) if event else (),
-        lane_key=claimed.lane_key,
     )

@@ -12,7 +12,7 @@ from reflex.core.retry import RetryPolicy
 from reflex.core.states import StateChange
 from reflex.core.waiting import Wait
 
-__all__ = ["NOT_BEGUN", "Claimed", "Outcome", "Settlement", "after_failure", "as_arrays", "not_begun"]
+__all__ = ["NOT_BEGUN", "Claimed", "Outcome", "Settlement", "after_failure", "as_arrays", "not_begun", "settled"]
 
 # The reason of an ordered delivery that was released: it was claimed behind another one of its lane. It leaves no run.
 NOT_BEGUN: Final = "not_begun"
@@ -91,6 +91,13 @@ class Settlement(NamedTuple):
     wait: Wait | None = None
     state: StateChange | None = None
     with_it: tuple["Settlement", ...] = ()
+
+
+def settled(claimed: Claimed, outcome: Outcome, **rest: Any) -> Settlement:
+    """The settlement of a lease; `rest` as `Settlement` has it."""
+    return Settlement(
+        claimed.trigger_id, claimed.event_id, claimed.lease_epoch, outcome, lane_key=claimed.lane_key, **rest
+    )
 
 
 def not_begun(settlement: Settlement) -> Settlement:

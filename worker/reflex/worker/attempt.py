@@ -32,7 +32,7 @@ from reflex.core.journal import LeaseLost, StepStore
 from reflex.core.logs import run_fields
 from reflex.core.queue import dead_settlement
 from reflex.core.replies import WAITED_FOR, reply_event
-from reflex.core.settlement import Claimed, Outcome, Settlement, after_failure
+from reflex.core.settlement import Claimed, Outcome, Settlement, after_failure, settled
 from reflex.worker.inboxes import Inboxes
 from reflex.worker.run_log import RunLog
 
@@ -250,12 +250,6 @@ def answering(claimed: Claimed, published: Sequence[NewEvent]) -> Sequence[NewEv
     if claimed.reply_to in (None, WAITED_FOR):
         return published
     return [event._replace(reply_to=claimed.reply_to) for event in published]
-
-
-def settled(claimed: Claimed, outcome: Outcome, **rest: Any) -> Settlement:
-    return Settlement(
-        claimed.trigger_id, claimed.event_id, claimed.lease_epoch, outcome, lane_key=claimed.lane_key, **rest
-    )
 
 
 def as_json(usage: dict[str, Any] | None) -> str | None:

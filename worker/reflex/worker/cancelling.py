@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from reflex.core.cancelling import asked_cancellations, finish_cancellations
 from reflex.core.database import connect
 from reflex.core.replies import reply_event
-from reflex.core.settlement import Claimed, Outcome, Settlement
+from reflex.core.settlement import Claimed, Outcome, Settlement, settled
 
 __all__ = ["Cancelled", "Cancelling", "Run", "TakingAway", "run_of"]
 
@@ -45,17 +45,14 @@ class Cancelled:
         error = self._errors.pop(run_of(lease))
         trigger = self._trigger_names.get(lease.trigger_id, str(lease.trigger_id))
         reply = reply_event(lease, trigger=trigger, outcome=Outcome.CANCELLED, output_json=None)
-        return Settlement(
-            lease.trigger_id,
-            lease.event_id,
-            lease.lease_epoch,
+        return settled(
+            lease,
             Outcome.CANCELLED,
             error=error,
             usage=instead_of.usage if instead_of is not None else None,
             trace_id=instead_of.trace_id if instead_of is not None else None,
             published=(reply,) if reply else (),
             forget_steps=True,
-            lane_key=lease.lane_key,
         )
 
 

@@ -20,13 +20,15 @@ from reflex.agent.inbox import RunInbox
 from reflex.agent.journal import Journal
 from reflex.agent.ordering import WhileRunning
 from reflex.agent.triggers import Trigger
+from reflex.core.events import Event
+from reflex.core.ids import DeliveryId
 from reflex.core.inbox import came_meanwhile, take_inbox
 from reflex.core.journal import JournalUnavailable, LeaseLost, Step, StepStore
 from reflex.core.replies import reply_event
-from reflex.core.settlement import Claimed, Outcome, Settlement, not_begun
+from reflex.core.settlement import Claimed, Outcome, Settlement, not_begun, settled
 from reflex.worker.cancelling import Cancelled, Run, run_of
 
-__all__ = ["Inboxes"]
+__all__ = ["Inboxes", "wants"]
 
 # So many new events a run is given at once; what is more comes the next time.
 AT_ONCE: Final = 100
@@ -79,7 +81,7 @@ class Inboxes:
         self._inboxes[run_of(lease)] = Inbox(left)
         trigger = self.triggers[lease.trigger_id]
         if trigger.while_running is WhileRunning.INTERRUPT:
-            newer = next((each.event_id for each in islice(left, 1, None) if wants(trigger, each)), None)
+            newer = next((each.event_id for each in islice(left, 1, None) if wants(trigger, each.record)), None)
             if newer is not None and lease not in self.cancelled:
                 self.cancelled.interrupt(lease, newer)
                 return True
@@ -182,26 +184,20 @@ class Inboxes:
             case None:
                 return not_begun(settled(lease, Outcome.RELEASED))
             case Outcome.SUCCEEDED:
-                output = orjson.dumps({"taken_by": str(settlement_id(settlement))}).decode()
+                output = orjson.dumps(
+                    {"taken_by": str(DeliveryId(settlement.trigger_id, settlement.event_id))}
+                ).decode()
                 return answered(lease, trigger, settled(lease, end, output=output))
             case _:
                 return answered(lease, trigger, settled(lease, end))
 
 
-def settlement_id(settlement: Settlement) -> str:
-    return f"{settlement.trigger_id}-{settlement.event_id}"
-
-
-def wants(trigger: Trigger, lease: Claimed) -> bool:
-    """Whether the filter matches. One that raises does so in the run."""
+def wants(trigger: Trigger, event: Event) -> bool:
+    """Whether the filter matches. One that raises does so in the event's own run, which says so."""
     try:
-        return trigger.matches(lease.record)
+        return trigger.matches(event)
     except Exception:  # noqa: BLE001
         return False
-
-
-def settled(lease: Claimed, outcome: Outcome, **rest: Any) -> Settlement:
-    return Settlement(lease.trigger_id, lease.event_id, lease.lease_epoch, outcome, lane_key=lease.lane_key, **rest)
 
 
 def answered(lease: Claimed, trigger: Trigger, settlement: Settlement) -> Settlement:

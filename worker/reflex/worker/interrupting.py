@@ -18,6 +18,7 @@ from reflex.agent.triggers import Trigger
 from reflex.core.inbox import newer_in_lanes
 from reflex.core.journal import JournalUnavailable, StepStore
 from reflex.core.settlement import Claimed
+from reflex.worker.inboxes import wants
 from reflex.worker.slots import Slots
 
 __all__ = ["Interrupting"]
@@ -76,11 +77,6 @@ class Interrupting:
             lease = runs.get(key)
             if lease is None:
                 continue
-            trigger = self.triggers[lease.trigger_id]
-            try:
-                wanted = trigger.matches(event)
-            except Exception:  # noqa: BLE001 (its own run fails of it, and says so)
-                wanted = False
-            if wanted:
+            if wants(self.triggers[lease.trigger_id], event):
                 del runs[key]
                 self.slots.interrupt(lease, event.event_id)

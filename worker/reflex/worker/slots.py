@@ -18,7 +18,7 @@ from uuid import UUID
 
 import structlog
 
-from reflex.core.settlement import NOT_BEGUN, Claimed, Outcome, Settlement
+from reflex.core.settlement import NOT_BEGUN, Claimed, Outcome, Settlement, settled
 from reflex.worker.cancelling import Cancelled
 from reflex.worker.inboxes import Inboxes
 
@@ -255,11 +255,4 @@ class Slots:
 
 
 def released(lease: Claimed, *, begun: bool) -> Settlement:
-    return Settlement(
-        lease.trigger_id,
-        lease.event_id,
-        lease.lease_epoch,
-        Outcome.RELEASED,
-        reason=None if begun else NOT_BEGUN,
-        lane_key=lease.lane_key,
-    )
+    return settled(lease, Outcome.RELEASED, reason=None if begun else NOT_BEGUN)
