@@ -96,7 +96,7 @@ async def test_a_long_run_over_a_long_conversation_keeps_and_hashes_what_it_adds
     assert looked == [CALLS]
     assert results < rows < 2 * sizes[1]
     assert rows < sizes[1] - 100_000, "the history is not in it"
-    assert len(digests) == 4, "of the model and of its tools, in either attempt"
+    assert len(digests) == 2, "of either attempt"
     assert all(digest.written < sizes[1] for digest in digests)
 
 

@@ -8,14 +8,17 @@ from pydantic import BaseModel
 from pydantic_ai import BinaryContent
 from pydantic_ai.messages import (
     ModelMessage,
+    ModelMessagesTypeAdapter,
     ModelRequest,
     ModelResponse,
+    RetryInfo,
     TextPart,
     ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
 )
 
+from reflex.agent.fingerprints import class_name, parts_told
 from reflex.agent.message_digests import MessageDigests
 
 
@@ -119,7 +122,7 @@ def test_what_cannot_be_compared_is_written_out_each_time() -> None:
 
 def test_each_part_is_written_once_and_those_of_before_are_let_go() -> None:
     """A conversation that grows by two messages a request. Fails if every request writes all of it (60 times as much),
-    or if parts that no request has any more are kept."""
+    or if messages that no request has any more are kept."""
     digests, messages = MessageDigests(), conversation(instructions="x" * 1000)
     digests.of(messages)
     begun = digests.written
@@ -128,5 +131,43 @@ def test_each_part_is_written_once_and_those_of_before_are_let_go() -> None:
         digests.of(messages)
     assert digests.written - begun == 60 * (begun - 1002 + len("question 0000") - len("hello"))
     assert digests.of_calls(messages) == digest(messages[:-1])
-    digests.of(messages[-3:])
-    assert len(digests._known) == 4  # pyright: ignore[reportPrivateUsage]
+    for _ in range(2):
+        digests.of(messages[-3:])
+    assert len({**digests._known, **digests._before}) == 3  # pyright: ignore[reportPrivateUsage]
+
+
+def test_two_conversations_by_turns_are_each_written_once() -> None:
+    """What the run holds, and what a history processor shows the model of it. Fails if only one is remembered."""
+    digests, whole, shown = MessageDigests(), conversation(), conversation(prompt="hi")
+    seen = [digests.of(whole), digests.of(shown)]
+    written = digests.written
+    assert [digests.of(whole), digests.of(shown), digests.written] == [*seen, written]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        UserPromptPart("hellö"),
+        UserPromptPart(["hello", BinaryContent(b"a picture", media_type="image/png")]),
+        ToolReturnPart("stock", "7 left", "call-1", metadata=object(), outcome="failed"),
+        ToolReturnPart("stock", {"left": float("nan")}, "pyd_ai_made_up"),
+        ToolReturnPart("stock", "again", "call-1", retry=RetryInfo("model_retry")),
+        TextPart("done", id="x", provider_name="p"),
+        TextPart("done", provider_name="p", provider_details={"at": datetime.now(UTC)}),
+        ToolCallPart("stock", '{"sku": "A"}', "call-1"),
+        ToolCallPart("stock", {"sku": "A", "at": 1, "all": True, "of": None}),
+        ToolCallPart("stock", {"least": float("inf"), "skus": ["A"]}),
+        ToolCallPart("stock", "{}", provider_name="p", provider_details={"at": datetime.now(UTC)}),
+    ],
+)
+def test_a_part_is_told_as_pydantic_ai_writes_it(part: Any) -> None:
+    """Whether or not it was asked to. Fails if a field that holds no JSON is taken for plain, or if a field that
+    pydantic-ai leaves out is told."""
+    message = ModelResponse([part]) if isinstance(part, TextPart | ToolCallPart) else ModelRequest([part])
+    vars(part)["otel_metadata"] = None  # as the instrumentation does
+    (dumped,) = ModelMessagesTypeAdapter.dump_python([message], mode="json", fallback=class_name)
+    untold = {"timestamp", "metadata", "content_file_digests"}
+    told = {name: value for name, value in dumped["parts"][0].items() if name not in untold}
+    if "tool_call_id" in told and told["tool_call_id"].startswith("pyd_ai_"):
+        del told["tool_call_id"]
+    assert parts_told(message) == [told]

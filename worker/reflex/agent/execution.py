@@ -150,16 +150,18 @@ async def run_model_agent(
         options["model"] = models.model_for(agent)
     if not any(usage is options["usage"] for usage in ctx.usages):
         ctx.usages.append(options["usage"])
-    replaying = nullcontext()
+    replaying, recording = nullcontext(), nullcontext()
     if ctx.journal is not None:
         from reflex.agent.approving import Approving
         from reflex.agent.journaling import Journaling, replay_scope
 
         ours = (Approving(ctx, ctx.journal), Journaling(ctx, ctx.journal, options["usage"]), *ctx.journal.inside)
         options["capabilities"] = [*(options.get("capabilities") or ()), *ours]
-        replaying = replay_scope()
-    with replaying, agent.override(name=ctx.trigger) if agent.name is None else nullcontext():
-        return await agent.run(default_prompt(ctx.event) if prompt is None else prompt, **options)
+        replaying, recording = replay_scope(), ctx.journal.around_run()
+    naming = agent.override(name=ctx.trigger) if agent.name is None else nullcontext()
+    with replaying, naming:
+        async with recording:
+            return await agent.run(default_prompt(ctx.event) if prompt is None else prompt, **options)
 
 
 def settings_of(given: Any, timeout_s: float | None, run: "RunContext[Any]") -> "ModelSettings":

@@ -9,16 +9,25 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelMessagesTypeAdapter,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 from pydantic_core import to_jsonable_python
 
-__all__ = ["UNTOLD", "described", "fingerprint_of_call", "fingerprint_of_request", "told"]
+__all__ = ["UNTOLD", "described", "fingerprint_of_call", "fingerprint_of_request", "parts_told", "told"]
 
 # Of a message's part; `metadata` is the application's own.
-UNTOLD: Final = frozenset({"timestamp", "metadata", "content_file_digests"})
+UNTOLD: Final = frozenset({"timestamp", "metadata", "content_file_digests", "otel_metadata"})
+# Not numbers with a point: not all of them are JSON.
+JSON_AS_THEY_ARE: Final = frozenset({str, int, bool, type(None)})
 # pydantic-ai makes up ids where a provider or a retry prompt has none: new ones each run.
 GENERATED_ID: Final = "pyd_ai_"
 HOW_TO_ASK: Final = frozenset({"timeout", "request_timeout", "first_event_timeout", "max_retries", "extra_headers"})
@@ -69,17 +78,41 @@ def told(messages: Sequence[ModelMessage]) -> list[Any]:
     Raises:
         ValueError: Something in them cannot be written as JSON.
     """
-    dumped = cast(
+    return [[message.kind, getattr(message, "instructions", None), parts_told(message)] for message in messages]
+
+
+def parts_told(message: ModelMessage) -> list[dict[str, Any]]:
+    """What a model is told by the parts of a message.
+
+    Raises:
+        ValueError: Something in them cannot be written as JSON.
+    """
+    if all(map(is_plain, message.parts)):
+        return [part_told(vars(part)) for part in message.parts]
+    (dumped,) = cast(
         "list[dict[str, Any]]",
-        ModelMessagesTypeAdapter.dump_python(list(messages), mode="json", fallback=class_name),
+        ModelMessagesTypeAdapter.dump_python([message], mode="json", fallback=class_name),
     )
-    return [
-        [message["kind"], message.get("instructions"), [part_told(part) for part in message["parts"]]]
-        for message in dumped
-    ]
+    return [part_told(part) for part in dumped["parts"]]
 
 
-def part_told(part: dict[str, Any]) -> dict[str, Any]:
+def is_plain(part: Any) -> bool:
+    """Whether its fields are JSON as they are. Most parts are texts, and pydantic takes longer for all of them than for
+    what is no text."""
+    return isinstance(part, TextPart | ToolCallPart | ToolReturnPart | UserPromptPart) and all(
+        type(value) in JSON_AS_THEY_ARE or name in UNTOLD or (name == "args" and is_flat(value))
+        for name, value in vars(part).items()
+    )
+
+
+def is_flat(arguments: Any) -> bool:
+    return type(arguments) is dict and all(
+        type(name) is str and type(value) in JSON_AS_THEY_ARE
+        for name, value in cast("dict[Any, Any]", arguments).items()
+    )
+
+
+def part_told(part: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in part.items()

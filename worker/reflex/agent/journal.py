@@ -4,8 +4,8 @@ Knows nothing of pydantic-ai: `journaling` puts it around an agent's model and t
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,6 +29,7 @@ __all__ = ["Journal", "Lookup", "Spent", "StepKey", "ToolCall", "current_call", 
 T = TypeVar("T")
 # Fingerprint in hexadecimal, occurrence.
 StepKey = tuple[str, int]
+LAST_WAIT_S: Final = 1.0
 # Of those that a run has left unused, these tell that it took another way.
 REPLAYED: Final = frozenset({StepKind.MODEL_REQUEST, StepKind.TOOL_CALL, StepKind.WAIT})
 
@@ -145,13 +146,14 @@ class Journal:
         self._loading: asyncio.Lock | None = None  # most runs take no step
         self._left: set[StepKey] = set()
         self._asked: dict[bytes, int] = {}
+        self._writing: list[asyncio.Task[None]] = []
         self.taken: set[StepKey] = set()
         self._position = -1
         self._paid_requests = 0
         self._broken: ReflexError | None = None
 
     async def look_up(self, kind: StepKind, fingerprint: bytes, of: str = "a step") -> Lookup:
-        """The step that is due now, with its result if it was completed before.
+        """The step that is due now, with its result if it was completed before. Those before it are written by then.
 
         Raises:
             LeaseLost: An earlier step could not be written. The run must pay for nothing more.
@@ -180,10 +182,46 @@ class Journal:
             LeaseLost: Another worker has the delivery. The run must stop.
             JournalUnavailable: The database was away for too long.
         """
+        self.begin_to_record(step, result)
+        await self.written()
+
+    def begin_to_record(self, step: Lookup, result: str) -> None:
+        """As `record`, without waiting: the next step waits, before it begins what costs or acts. Until then the agent
+        may do what costs nothing, such as to put its next request together.
+
+        Raises:
+            StepTooLarge: It is larger than the journal keeps.
+        """
         with self.broken_by(StepTooLarge):
             check_size(result, self.max_step_bytes, what=step.of)
+        writing = asyncio.create_task(self._record(step, result, self.next_position()))
+        # Whoever waits for it gets its error as well; nobody does after a run that was cancelled.
+        writing.add_done_callback(lambda over: over.cancelled() or over.exception())
+        self._writing.append(writing)
+
+    async def written(self) -> None:
+        """Wait until what was begun is written; raises as `record` does."""
+        if writing := [*self._writing]:  # parallel calls add to it meanwhile
+            if not all(each.done() for each in writing):
+                await asyncio.wait(writing)
+            self._writing = [each for each in self._writing if each not in writing]
+            for each in writing:
+                each.result()
+
+    @asynccontextmanager
+    async def around_run(self) -> AsyncGenerator[None]:
+        """Around the run of an agent: its steps are written when it is over. One that failed or was cancelled waits for
+        them, too, since they were paid for; but not for a database that is away."""
+        try:
+            yield
+        except BaseException:
+            if self._writing:
+                await asyncio.wait(self._writing, timeout=LAST_WAIT_S)
+            raise
+        await self.written()
+
+    async def _record(self, step: Lookup, result: str, position: int) -> None:
         result, texts = cut(result)
-        position = self.next_position()
         new = sorted(texts.keys() - self._blobs)
         blobs = [Step(StepKind.BLOB, digest, 0, position, f'"{texts[digest]}"') for digest in new]
         try:
@@ -220,12 +258,13 @@ class Journal:
             raise
 
     async def recorded(self) -> Mapping[StepKey, Step]:
-        """What earlier attempts have recorded.
+        """What earlier attempts have recorded. This one's steps so far are written by then.
 
         Raises:
             LeaseLost: As for `look_up`.
             JournalUnavailable: The database was away for too long.
         """
+        await self.written()
         if self._broken is not None:
             raise self._broken
         return await self._load()

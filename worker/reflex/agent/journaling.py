@@ -51,8 +51,7 @@ class Journaling(AbstractCapability[Any]):
         self.journal = journal
         self.usage = usage
         self.place = ctx.course.next_place() if ctx.course is not None else None
-        # Two, since a history processor may show the model other messages than those of the run.
-        self.asked, self.held = MessageDigests(), MessageDigests()
+        self.digests = MessageDigests()
 
     def get_ordering(self) -> CapabilityOrdering:
         # Next to what costs: the author's own wrappers and hooks run in a replay as they did the first time.
@@ -63,11 +62,11 @@ class Journaling(AbstractCapability[Any]):
         if self.ctx.models is not None and self.ctx.models.circuits is not None:
             model = guarded_model(model, self.ctx.models.circuits)
         asked = budgeted_model(model if progress is None else watched_model(model, progress), self.ctx.spending)
-        return JournaledModel(asked, self.ctx, self.journal, self.asked, self.place, self.usage)
+        return JournaledModel(asked, self.ctx, self.journal, self.digests, self.place, self.usage)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
         asked = budgeted_toolset(toolset, self.ctx.spending)
-        journaled = JournaledToolset(asked, self.ctx, self.journal, self.held, self.usage)
+        journaled = JournaledToolset(asked, self.ctx, self.journal, self.digests, self.usage)
         # Around the journal: a replayed call is shown, too.
         return journaled if self.ctx.progress is None else WatchedToolset(journaled, self.ctx.progress)
 
@@ -104,7 +103,7 @@ class JournaledModel(WrapperModel):
             return replayed
         response = await self.wrapped.request(messages, model_settings, model_request_parameters)
         note_spent(self.usage, response.usage)
-        await self._record(step, response)
+        await self._record(step, response, model_request_parameters)
         return response
 
     @asynccontextmanager
@@ -128,7 +127,7 @@ class JournaledModel(WrapperModel):
         # Whoever reads it may stop before its end: then it is not known what the model would have said.
         response = stream.get()
         note_spent(self.usage, response.usage)
-        await self._record(step, response)
+        await self._record(step, response, model_request_parameters)
 
     def _replayed(self, step: Lookup | None, parameters: ModelRequestParameters) -> ModelResponse | None:
         if step is None:
@@ -151,10 +150,14 @@ class JournaledModel(WrapperModel):
             record_durable_unit(executed=False)
         return response
 
-    async def _record(self, step: Lookup | None, response: ModelResponse) -> None:
+    async def _record(self, step: Lookup | None, response: ModelResponse, parameters: ModelRequestParameters) -> None:
         if step is not None and response.state == "complete":
-            text = ModelMessagesTypeAdapter.dump_json([response]).decode()
-            await self.journal.record(step, placed(text, self.place))
+            text = placed(ModelMessagesTypeAdapter.dump_json([response]).decode(), self.place)
+            tools = {tool.name for tool in parameters.function_tools}
+            if response.tool_calls and all(call.tool_name in tools for call in response.tool_calls):
+                self.journal.begin_to_record(step, text)  # each of the calls waits for it
+            else:
+                await self.journal.record(step, text)  # the author's code gets the output
         record_durable_unit(executed=True)
 
     async def _step(
@@ -230,19 +233,19 @@ class JournaledToolset(WrapperToolset[Any]):
             try:
                 result: object = await act()
             except (ModelRetry, ToolFailed) as error:
-                await self._record(step, call, ToolRecord.of_error(error), before)
+                self._record(step, call, ToolRecord.of_error(error), before)
                 raise
-        await self._record(step, call, ToolRecord.of_result(result), before)
+        self._record(step, call, ToolRecord.of_result(result), before)
         return cast("Any", result)
 
     async def _in_transaction(self, step: Lookup, name: str, key: str, act: Callable[[], Awaitable[Any]]) -> Any:
         try:
             return await in_transaction(self.journal, step, name, key, act)
         except (ModelRetry, ToolFailed) as error:
-            await self._record(step, ToolCall(), ToolRecord.of_error(error))
+            self._record(step, ToolCall(), ToolRecord.of_error(error))
             raise
 
-    async def _record(self, step: Lookup, call: ToolCall, ended: ToolRecord, before: Before | None = None) -> None:
+    def _record(self, step: Lookup, call: ToolCall, ended: ToolRecord, before: Before | None = None) -> None:
         remembered, state = self.ctx.remembered, None
         if remembered is not None and before is not None:
             state = remembered.after_tool(before, asked=call.remembered)
@@ -252,7 +255,7 @@ class JournaledToolset(WrapperToolset[Any]):
         except ValueError as error:
             unjournaled("the result of a tool", error)
         else:
-            await self.journal.record(step, text)
+            self.journal.begin_to_record(step, text)  # the next request waits for it
         record_durable_unit(executed=True)
 
 

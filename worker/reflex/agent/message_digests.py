@@ -1,4 +1,4 @@
-"""Digests of conversations: what a model is told by messages, written out and hashed once for each part of them.
+"""Digests of conversations: what a model is told by messages, each of them written out and hashed once.
 
 A run asks the model again and again with the same messages and a few more. Writing all of them out for each request
 would cost the square of their number.
@@ -8,26 +8,27 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final, NamedTuple, cast
 
 from pydantic_ai.messages import ModelMessage, ModelResponse
 
-from reflex.agent.fingerprints import UNTOLD, told
+from reflex.agent.fingerprints import UNTOLD, parts_told
 
 __all__ = ["MessageDigests"]
 
 NOTHING: Final = bytes(32)
+SORTED: Final = json.JSONEncoder(sort_keys=True).encode
 # Of what a part's fields hold, these cannot change.
 IMMUTABLE: Final = (str, bytes, int, float, type(None))
 
 
 class Known(NamedTuple):
-    """A part that was digested. `looked` is what its fields held then: an author's code may change a message in place.
-    The part itself is held, too, so that no other gets its id."""
+    """A message that was digested. `looked` is what the fields of its parts held then: an author's code may change a
+    message in place. The message itself is held, too, so that no other gets its id."""
 
-    part: Any
-    looked: tuple[Any, ...]
+    message: ModelMessage
+    instructions: str | None
+    looked: list[dict[str, Any]]
     digest: bytes
 
 
@@ -41,6 +42,7 @@ class MessageDigests:
     def __init__(self) -> None:
         self.written = 0
         self._known: dict[int, Known] = {}
+        self._before: dict[int, Known] = {}
         self._instructions: dict[str, bytes] = {}
 
     def of(self, messages: Sequence[ModelMessage]) -> bytes:
@@ -50,41 +52,28 @@ class MessageDigests:
             ValueError: Something in them cannot be written as JSON.
         """
         known: dict[int, Known] = {}
-        whole = hashlib.sha256()
         for message in messages:
-            new = [part for part in message.parts if not self._is_known(part, known)]
-            if new:
-                self._learn(message, new, known)
-            whole.update(message.kind.encode() + len(message.parts).to_bytes(4))
-            whole.update(self._of_instructions(getattr(message, "instructions", None)))
-            whole.update(b"".join([known[id(part)].digest for part in message.parts]))
-        # What this conversation does not hold, the next one of the run hardly will: a long run keeps no more than it.
-        self._known = known
-        return whole.digest()
+            found = self._known.get(id(message)) or self._before.get(id(message))
+            known[id(message)] = found if found is not None and is_unchanged(found) else self._learned(message)
+        # What neither this conversation holds nor the one before it, the next of the run hardly will: a long run keeps
+        # no more. Two, since a history processor may show the model other messages than those of the run.
+        self._before, self._known = self._known, known
+        return hashlib.sha256(b"".join([known[id(message)].digest for message in messages])).digest()
 
     def of_calls(self, messages: Sequence[ModelMessage]) -> bytes:
         """Of the conversation up to the last response, which asks for the calls that are made now; else as `of`."""
-        last = max((at for at, message in enumerate(messages) if isinstance(message, ModelResponse)), default=-1)
-        return self.of(messages[: last + 1])
+        end = len(messages)
+        while end and not isinstance(messages[end - 1], ModelResponse):
+            end -= 1
+        return self.of(messages[:end])
 
-    def _is_known(self, part: Any, known: dict[int, Known]) -> bool:
-        found = self._known.get(id(part))
-        if found is None:
-            return id(part) in known
-        try:
-            same = fields_of(part) == found.looked
-        except Exception:  # noqa: BLE001 (an author's __eq__)
-            same = False
-        if same:
-            known[id(part)] = found
-        return same
-
-    def _learn(self, message: ModelMessage, parts: list[Any], known: dict[int, Known]) -> None:
-        ((_, _, said),) = told([replace(message, parts=parts)])
-        for part, plain in zip(parts, said, strict=True):
-            text = json.dumps(plain, sort_keys=True).encode()
-            self.written += len(text)
-            known[id(part)] = Known(part, looked_at(part), hashlib.sha256(text).digest())
+    def _learned(self, message: ModelMessage) -> Known:
+        instructions: str | None = vars(message).get("instructions")
+        looked = [looked_at(part) for part in message.parts]
+        text = SORTED([message.kind, parts_told(message)]).encode()
+        self.written += len(text)
+        digest = hashlib.sha256(self._of_instructions(instructions) + text).digest()
+        return Known(message, instructions, looked, digest)
 
     def _of_instructions(self, text: str | None) -> bytes:
         if text is None:
@@ -96,16 +85,21 @@ class MessageDigests:
         return digest
 
 
-def looked_at(part: Any) -> tuple[Any, ...]:
-    """What the fields of a part hold, so that a change in place is seen: compared with `==`, which takes no time for
-    what is the same object. A field that cannot be copied is equal to nothing: its part is written out each time. What
-    the model is not told is not copied: an application's metadata may be anything."""
+def is_unchanged(known: Known) -> bool:
+    """Compared with `==`, which takes no time for what is the same object."""
+    message, instructions, looked, _ = known
+    try:
+        return [*map(vars, message.parts)] == looked and vars(message).get("instructions") == instructions
+    except Exception:  # noqa: BLE001 (an author's __eq__)
+        return False
+
+
+def looked_at(part: Any) -> dict[str, Any]:
+    """What the fields of a part hold, so that a change in place is seen. A field that cannot be copied is equal to
+    nothing: its message is written out each time. What the model is not told is not copied: an application's metadata
+    may be anything."""
     fields = cast("dict[str, Any]", vars(part)).items()
-    return tuple(value if name in UNTOLD or isinstance(value, IMMUTABLE) else copied(value) for name, value in fields)
-
-
-def fields_of(part: Any) -> tuple[Any, ...]:
-    return tuple(cast("dict[str, Any]", vars(part)).values())
+    return {name: value if name in UNTOLD or isinstance(value, IMMUTABLE) else copied(value) for name, value in fields}
 
 
 def copied(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """The app of the journal benchmark: a model agent whose model and tool do nothing, so that what is left between their
-calls is what a step costs. It runs with the journal, then without, and then the same rows are inserted plainly."""
+calls is what a step costs. It runs with the journal, without, and with a plain INSERT of the same rows in its model and
+its tool: at the same places, since a statement in a loop of nothing else finds everything in the processor's caches."""
 
 import os
 import time
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import orjson
+from psycopg import AsyncConnection
 from pydantic_ai import Agent
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
@@ -22,8 +24,13 @@ from reflex.core.events import BaseEvent, EventRegistry
 
 __all__ = ["Journaled"]
 
+PROMPT: Final = "read the manual"
+NO_LIMIT: Final = UsageLimits(request_limit=None)
 PAGE: Final = "a page of the manual " * 100
-RECORDED: Final = "SELECT fingerprint, occurrence, kind, position, result::text FROM reflex.step WHERE event_id = %s"
+RECORDED: Final = """
+    SELECT trigger_id, event_id, fingerprint, occurrence, kind, position, result::text FROM reflex.step
+    WHERE event_id = %s ORDER BY position
+"""
 TABLE: Final = "CREATE TABLE IF NOT EXISTS bench_step (LIKE reflex.step INCLUDING ALL)"
 INSERT: Final = (
     "INSERT INTO bench_step (trigger_id, event_id, fingerprint, occurrence, kind, position, result, lease_epoch) "
@@ -43,52 +50,68 @@ class Journaled(BaseEvent):
 async def measure(ctx: AgentContext) -> None:
     event = ctx.event
     assert isinstance(event, Journaled)
-    no_limit = UsageLimits(request_limit=None)
-    journaled, bare = Clerk(event.calls), Clerk(event.calls)
-    await ctx.run_agent(journaled.agent, "read the manual", usage_limits=no_limit)
-    await bare.agent.run("read the manual", usage_limits=no_limit)
-    found = {"journaled": journaled.steps_s(), "bare": bare.steps_s(), "inserts": await inserts_s(ctx)}
+    journaled, bare, by_hand = Clerk(event.calls), Clerk(event.calls), Clerk(event.calls)
+    await ctx.run_agent(journaled.agent, PROMPT, usage_limits=NO_LIMIT)
+    await bare.agent.run(PROMPT, usage_limits=NO_LIMIT)
+    async with await connect(os.environ["DATABASE_URL"], name="reflex bench") as conn:
+        inserts = await Inserts.of(ctx, conn)
+        by_hand.inserts = inserts
+        await by_hand.agent.run(PROMPT, usage_limits=NO_LIMIT)
+    found = {"journaled": journaled.steps_s(), "bare": bare.steps_s(), "inserts": inserts.taken_s}
     path = Path(os.environ[STAMPS_FOLDER]) / FOUND.format(event.number)
     path.with_suffix(".part").write_bytes(orjson.dumps(found))
     path.with_suffix(".part").rename(path)
 
 
+class Inserts:
+    """The rows of the journal, to be inserted plainly in a table of the same shape, and how long each has taken."""
+
+    def __init__(self, conn: AsyncConnection[Any], rows: list[tuple[Any, ...]]) -> None:
+        self.conn = conn
+        self.rows = rows
+        self.taken_s: list[float] = []
+
+    @classmethod
+    async def of(cls, ctx: AgentContext, conn: AsyncConnection[Any]) -> "Inserts":
+        await conn.execute(TABLE)
+        return cls(conn, await (await conn.execute(RECORDED, (ctx.delivery_id.event_id,))).fetchall())
+
+    async def next(self) -> None:
+        """Insert the next row and commit."""
+        began = time.perf_counter()
+        await self.conn.execute(INSERT, self.rows[len(self.taken_s)])
+        self.taken_s.append(time.perf_counter() - began)
+
+
 class Clerk:
-    """An agent that reads one page after the other, and when its model and its tool were called."""
+    """An agent that reads one page after the other, and when its model and its tool were called. With `inserts` it
+    keeps what they return by hand."""
 
     def __init__(self, calls: int) -> None:
         self.calls = calls
         self.called: list[float] = []
+        self.inserts: Inserts | None = None
         self.agent: Agent[Any, str] = Agent(FunctionModel(self.respond))
         self.agent.tool_plain(self.read)
 
-    def respond(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
-        self.called.append(time.perf_counter())
+    async def respond(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        await self._call()
         page = len(self.called) // 2
         return ModelResponse([ToolCallPart("read", {"page": page}) if page < self.calls else TextPart("done")])
 
-    def read(self, page: int) -> str:
+    async def read(self, page: int) -> str:
         """Read a page."""
-        self.called.append(time.perf_counter())
+        await self._call()
         return f"{page}: {PAGE}"
+
+    async def _call(self) -> None:
+        self.called.append(time.perf_counter())
+        if self.inserts is not None:
+            await self.inserts.next()
 
     def steps_s(self) -> list[float]:
         """From each call to the next: what was done meanwhile is to record the one and to look for the other."""
         return [after - before for before, after in zip(self.called, self.called[1:], strict=False)]
-
-
-async def inserts_s(ctx: AgentContext) -> list[float]:
-    """How long each row of the journal takes as a plain insert with its commit, in a table of the same shape."""
-    ids = (ctx.delivery_id.trigger_id, ctx.delivery_id.event_id)
-    taken: list[float] = []
-    async with await connect(os.environ["DATABASE_URL"], name="reflex bench") as conn:
-        await conn.execute(TABLE)
-        rows = await (await conn.execute(RECORDED, ids[1:])).fetchall()
-        for row in rows:
-            began = time.perf_counter()
-            await conn.execute(INSERT, (*ids, *row))
-            taken.append(time.perf_counter() - began)
-    return taken
 
 
 Trigger(name="journaled", filter=type_filter("bench.journaled"), agent=measure)
