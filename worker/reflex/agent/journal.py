@@ -29,7 +29,6 @@ __all__ = ["Journal", "Lookup", "Spent", "StepKey", "ToolCall", "current_call", 
 T = TypeVar("T")
 # Fingerprint in hexadecimal, occurrence.
 StepKey = tuple[str, int]
-LAST_WAIT_S: Final = 1.0
 # Of those that a run has left unused, these tell that it took another way.
 REPLAYED: Final = frozenset({StepKind.MODEL_REQUEST, StepKind.TOOL_CALL, StepKind.WAIT})
 
@@ -210,13 +209,17 @@ class Journal:
 
     @asynccontextmanager
     async def around_run(self) -> AsyncGenerator[None]:
-        """Around the run of an agent: its steps are written when it is over. One that failed or was cancelled waits for
-        them, too, since they were paid for; but not for a database that is away."""
+        """Around the run of an agent: its steps are written when it is over, also when it has failed, since they were
+        paid for. What a run that is cancelled is just writing is cancelled with it."""
         try:
             yield
+        except asyncio.CancelledError:
+            for each in self._writing:
+                each.cancel()
+            raise
         except BaseException:
             if self._writing:
-                await asyncio.wait(self._writing, timeout=LAST_WAIT_S)
+                await asyncio.wait(self._writing)
             raise
         await self.written()
 
