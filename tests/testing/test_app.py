@@ -21,6 +21,7 @@ from reflex.testing.model import call
 from reflex.testing.plugin import MakeAppTest
 from reflex.testing.worker import Endless
 from tests.agent.stub_provider import stub_provider
+from tests.processes import eventually
 
 
 class Sold(BaseEvent):
@@ -142,8 +143,15 @@ async def test_each_app_has_a_database_of_its_own_which_is_dropped(reflex_app: M
         await other.run()
         await one.run()
         assert (len(one.runs), len(other.runs)) == (1, 0)
-    with pytest.raises(psycopg.OperationalError, match="does not exist"):
-        psycopg.connect(one.database_url)
+
+    async def is_dropped() -> bool:
+        try:
+            psycopg.connect(one.database_url).close()
+        except psycopg.OperationalError as error:
+            return "does not exist" in str(error)
+        return False
+
+    await eventually(is_dropped)
 
 
 async def test_ordered_deliveries_run_one_after_the_other(reflex_app: MakeAppTest) -> None:
