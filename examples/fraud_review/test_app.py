@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reflex.agent.testing import AppTest, FakeModel, MakeAppTest
 from reflex.core.database import connect
-from reflex.testing.app import AppTest
-from reflex.testing.model import FakeModel
-from reflex.testing.plugin import MakeAppTest
 
 from examples.fraud_review import outside
 from examples.fraud_review.rehearsed import answer

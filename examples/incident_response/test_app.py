@@ -4,9 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from reflex.testing.app import AppTest
-from reflex.testing.model import FakeModel
-from reflex.testing.plugin import MakeAppTest
+from reflex.agent.testing import AppTest, FakeModel, MakeAppTest
 
 from examples.incident_response import pager
 from examples.incident_response.rehearsed import answer

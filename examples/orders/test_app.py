@@ -4,9 +4,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from reflex.agent.testing import MakeAppTest, call, rate_limited
 from reflex.core.errors import EventRejected
-from reflex.testing.model import call, rate_limited
-from reflex.testing.plugin import MakeAppTest
 
 APP = "examples.orders.app"
 LARGE = {"order_id": "A1", "amount": 250.0, "customer": "ada"}
