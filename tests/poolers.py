@@ -1,6 +1,5 @@
 """A real PgBouncer for tests, on the file that `deploy/pgbouncer` has: it can be killed and started again."""
 
-import fcntl
 import os
 import re
 import shutil
@@ -20,33 +19,20 @@ import pytest
 
 from reflex.cli.postgres_account import give, identity, server_account
 from reflex.core.lifeline import die_with_parent
+from tests.debian import debian_program
 from tests.processes import free_port
 
 __all__ = ["PgBouncer", "pgbouncer", "program", "version"]
 
 EXAMPLE: Final = Path(__file__).parents[1] / "deploy/pgbouncer/pgbouncer.ini"
-INSTALL: Final = (
-    ("apt-get", "update"),
-    ("apt-get", "install", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=60", "pgbouncer"),
-)
-INSTALL_TIMEOUT_S: Final = 150.0
 START_TIMEOUT_S: Final = 20.0
-FOLDERS: Final = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin"
 KEEPS_STATEMENTS: Final = (1, 22)
 
 
 @cache
 def program() -> str:
     """Its path, or PGBOUNCER's. A fresh machine gets it installed; one that is somebody's own is left as it is."""
-    # Tests that run beside these wait, and find it.
-    with open(Path(tempfile.gettempdir()) / f"reflex-tests-pgbouncer-{os.geteuid()}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        found = os.environ.get("PGBOUNCER") or shutil.which("pgbouncer", path=FOLDERS)
-        if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-            env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            for command in INSTALL:
-                subprocess.run(command, check=True, timeout=INSTALL_TIMEOUT_S, env=env, stdout=subprocess.DEVNULL)
-            found = shutil.which("pgbouncer", path=FOLDERS)
+    found = os.environ.get("PGBOUNCER") or debian_program("pgbouncer", "pgbouncer")
     if found is None:
         reason = "there is no PgBouncer on this machine: install it, as in `apt-get install pgbouncer`"
         if os.environ.get("CI"):
