@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psycopg
 import pytest
 from psycopg import AsyncConnection
@@ -58,6 +59,14 @@ async def placed(customers: Customers, count: int) -> None:
     await eventually(lambda: len(customers.accepted) >= before + count, timeout_s=60, what=f"{count} accepted orders")
 
 
+async def readers_are_served(url: str) -> None:
+    async with httpx2.AsyncClient(base_url=url, timeout=20) as client:
+        for path in ("/events", "/triggers", "/schedules", "/health/ready", "/health/detailed"):
+            assert (await client.get(path)).status_code == 200, path
+        async with client.stream("GET", "/events/stream", params={"type": "order.shipped"}) as stream:
+            await anext(line async for line in stream.aiter_lines() if line.startswith("data:"))
+
+
 async def everything_on(url: str, sessions: int, query: str) -> list[Any]:
     """What a query finds on all sessions of the pool: as many transactions are open at the same time."""
     found: list[Any] = []
@@ -88,7 +97,7 @@ async def test_gateway_and_worker_leave_nothing_on_the_sessions_that_they_share(
     Fails with: statements prepared on sessions that others get; a LISTEN, a lock or a setting that outlives its
     transaction; a run that only a notification starts; a process that does not connect anew.
     """
-    env = {"REFLEX_POLL_INTERVAL_S": "0.2"}
+    env = {"REFLEX_POLL_INTERVAL_S": "0.2", "REFLEX_KEEP": "30d"}
     async with (
         gateway(pooler.url, folder) as front,
         worker(pooler.url, folder, app=APP, env=env, registry_url=database_url) as serving,
@@ -96,6 +105,7 @@ async def test_gateway_and_worker_leave_nothing_on_the_sessions_that_they_share(
         async with Customers([front.url], order, repeat_every=5) as customers:
             await placed(customers, ORDERS)
             await asyncio.sleep(LOAD_S)
+            await readers_are_served(front.url)
             assert await everything_on(pooler.url, SESSIONS, "SELECT pg_listening_channels()") == []
             locks = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
             assert await everything_on(pooler.url, SESSIONS, locks) == []
