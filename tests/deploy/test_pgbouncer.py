@@ -97,7 +97,7 @@ async def test_gateway_and_worker_leave_nothing_on_the_sessions_that_they_share(
     Fails with: statements prepared on sessions that others get; a LISTEN, a lock or a setting that outlives its
     transaction; a run that only a notification starts; a process that does not connect anew.
     """
-    env = {"REFLEX_POLL_INTERVAL_S": "0.2", "REFLEX_KEEP": "30d"}
+    env = {"REFLEX_POLL_INTERVAL_S": "0.2", "REFLEX_LEASE_TIMEOUT_S": "2", "REFLEX_KEEP": "30d"}
     async with (
         gateway(pooler.url, folder) as front,
         worker(pooler.url, folder, app=APP, env=env, registry_url=database_url) as serving,
@@ -172,12 +172,11 @@ async def test_a_pooler_that_loses_statements_is_noticed_and_left_clean(database
                 assert conn.prepare_threshold is None
                 cursor = await conn.execute("SELECT name FROM pg_prepared_statements")
                 assert await cursor.fetchall() == []
-        left = await connect(pooler.url, name="test")
-        left.prepare_threshold = 0  # as another program of the same account may have it
-        await left.execute("SELECT 1")
-        async with await connect(pooler.url, name="test") as conn:
-            assert conn.prepare_threshold is None
-        await left.close()
+        # Another program of the same account prepares all the same: by the name that ours would take next.
+        async with await AsyncConnection.connect(pooler.url, autocommit=True, prepare_threshold=0) as careless:
+            await careless.execute("SELECT 1")
+            async with await connect(pooler.url, name="test") as conn:
+                assert conn.prepare_threshold is None
 
 
 def test_a_database_is_not_migrated_through_a_pooler(postgres: psycopg.Connection, empty_database_url: str) -> None:
