@@ -1,11 +1,12 @@
 """Alembic's entry point. The database is DATABASE_URL, or the connection `reflex migrate` passes in."""
 
 import os
+from functools import partial
 
 import sqlalchemy as sa
 from alembic import context
 
-from reflex.core.database import sqlalchemy_url
+from reflex.core.migrate import connect_directly
 from reflex.core.schema import metadata
 
 # Two `alembic upgrade head` at once (several replicas starting) take turns instead of failing.
@@ -42,6 +43,7 @@ else:
     url = context.config.get_main_option("sqlalchemy.url") or os.environ.get("DATABASE_URL")
     if not url:
         raise SystemExit("DATABASE_URL is not set: it names the database to migrate")
-    engine = sa.create_engine(sqlalchemy_url(url), poolclass=sa.NullPool)
+    # Connected by libpq's rules, not by SQLAlchemy's: those know no list of hosts with ports.
+    engine = sa.create_engine("postgresql+psycopg://", creator=partial(connect_directly, url), poolclass=sa.NullPool)
     with engine.connect() as connection:
         run(connection)

@@ -1,11 +1,6 @@
 """A real browser for tests: Chromium, driven by Playwright, and what its pages complained about."""
 
-import fcntl
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from functools import cache
@@ -16,6 +11,7 @@ import httpx2
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
+from tests.debian import debian_program
 from tests.processes import ReflexProcess, free_port
 
 __all__ = ["Complaints", "browser", "page_of", "page_server"]
@@ -25,11 +21,6 @@ FLAGS: Final = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-INSTALL: Final = (
-    ("apt-get", "update"),
-    ("apt-get", "install", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=60", "chromium"),
-)
-INSTALL_TIMEOUT_S: Final = 150.0
 PATIENCE_MS: Final = 20_000
 # The browser writes these itself, whatever the page does about it.
 ABOUT_THE_NETWORK: Final = ("net::ERR_CONNECTION_REFUSED", "net::ERR_CONNECTION_RESET", "net::ERR_SOCKET_NOT_CONNECTED")
@@ -105,15 +96,7 @@ async def page_server(page: Path, folder: Path) -> AsyncGenerator[str]:
 @cache
 def chromium() -> str:
     """The browser's path. A fresh machine gets it installed; one that is somebody's own is left as it is."""
-    # Tests that run beside these wait, and find it.
-    with open(Path(tempfile.gettempdir()) / f"reflex-tests-chromium-{os.geteuid()}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        found = next(filter(None, map(shutil.which, NAMES)), None)
-        if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-            env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            for command in INSTALL:
-                subprocess.run(command, check=True, timeout=INSTALL_TIMEOUT_S, env=env, stdout=subprocess.DEVNULL)
-            found = shutil.which("chromium")
+    found = debian_program("chromium", *NAMES)
     if found is None:
         pytest.fail("there is no Chromium on the PATH: install it, as in `apt-get install chromium`", pytrace=False)
     return found

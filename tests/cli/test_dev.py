@@ -291,6 +291,19 @@ def test_without_a_provider_key_the_model_is_the_offline_one(monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("no_provider")
+def test_with_a_server_of_its_own_nobody_listens_to_another_one(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Fails if REFLEX_DIRECT_URL of `.env`, which is for a deployment, reaches the processes."""
+    monkeypatch.setenv("REFLEX_DIRECT_URL", "postgresql://direct")
+    assert Stack(settings(), []).environment()["REFLEX_DIRECT_URL"] == "postgresql://direct"
+    monkeypatch.delenv("DATABASE_URL")
+    own = Stack(settings(data_dir=folder), [])
+    assert own.postgres
+    with own.postgres:
+        told = own.environment()
+    assert told["REFLEX_DIRECT_URL"] == told["DATABASE_URL"] == own.postgres.url
+
+
+@pytest.mark.usefixtures("no_provider")
 def test_processes_are_told_the_example_app_and_a_short_grace_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Stack(settings(), []).environment()
     assert told["REFLEX_APP"] == "examples.orders.app"

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from ruamel.yaml import YAML
 
+from reflex.cli.embedded_postgres import EmbeddedPostgres
 from reflex.core.settings import Settings, load_settings
 from tests.deploy.dockerfile import stages
 
@@ -153,6 +155,53 @@ def test_every_variable_is_one_that_reflex_reads_and_its_default_is_accepted(
     assert settings.database_url == "postgresql://reflex@db:5432/reflex"
     if name == "worker":
         assert (settings.app, settings.default_model) == ("examples.orders.app", "offline")
+
+
+def test_one_service_cannot_take_the_machine_from_the_others() -> None:
+    services = load(REFLEX_PROCESSES="3")
+    assert all(mebibytes(service["mem_limit"]) >= 256 for service in services.values())
+    assert sum(mebibytes(service["mem_limit"]) for name, service in services.items() if name != "migrate") <= 3072
+    assert all(service["pids_limit"] <= 512 for service in services.values())
+    # A process of Python fills one processor; without a limit as many workers as there are would starve the database.
+    processors = {name: float(service["cpus"]) for name, service in services.items() if "cpus" in service}
+    assert processors == {"migrate": 1, "gateway": 1, "worker": 3}
+
+
+def test_postgresql_has_room_for_what_it_is_told_to_hold() -> None:
+    """Fails with settings that are not PostgreSQL's, or that the container's limits contradict."""
+    db = load()["db"]
+    program, *given = db["command"]
+    assert program == "postgres"
+    settings = dict(word.removeprefix("-c").split("=", 1) for word in given)
+    assert all(word.startswith("-c") for word in given)
+    memory = mebibytes(db["mem_limit"])
+    shared, cache = (mebibytes(settings[name]) for name in ("shared_buffers", "effective_cache_size"))
+    assert shared <= memory / 3
+    assert shared < cache < memory
+    assert mebibytes(db["shm_size"]) + shared < memory
+    assert int(settings["max_connections"]) + 50 <= db["pids_limit"]
+
+
+def test_postgresql_starts_with_the_settings_that_it_is_given(tmp_path: Path) -> None:
+    given = dict(word.removeprefix("-c").split("=", 1) for word in load()["db"]["command"][1:])
+    with (
+        EmbeddedPostgres(tmp_path / "postgres", durable=False, settings=given) as server,
+        psycopg.connect(server.url) as conn,
+    ):
+        for name, value in given.items():
+            row = conn.execute("SELECT current_setting(%s)", [name]).fetchone()
+            assert row
+            assert in_one_unit(row[0]) == in_one_unit(value), name
+
+
+def in_one_unit(value: str) -> str:
+    return {"1min": "60s", "1024MB": "1GB", "2048MB": "2GB"}.get(value, value)
+
+
+def mebibytes(size: str) -> int:
+    found = re.fullmatch(r"(\d+) ?([mMgG])B?", size)
+    assert found, size
+    return int(found[1]) * (1024 if found[2] in "gG" else 1)
 
 
 def test_a_provider_key_reaches_the_worker_when_set_and_is_absent_otherwise() -> None:

@@ -101,11 +101,23 @@ async def test_the_process_is_alive_without_a_database(database_url: str) -> Non
         answer = await client.get("/health")
         assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
         assert time.monotonic() - began < 1
+        unready = await client.get("/health/ready")
+        assert (unready.status_code, unready.json()) == (503, {"ready": False})
         down = await client.get("/health/detailed")
         assert down.status_code == 503
         assert down.json()["status"] == "down"
         assert "no event can be stored" in down.json()["problems"][0]
         assert (down.json()["queue"], down.json()["workers"]) == (None, [])
+
+
+async def test_a_gateway_is_ready_once_the_database_is_migrated(
+    client: httpx2.AsyncClient, empty_database_url: str
+) -> None:
+    """Fails if any answer of the database counts: events would be refused until somebody migrates."""
+    ready = await client.get("/health/ready")
+    assert (ready.status_code, ready.json()) == (200, {"ready": True})
+    async with in_process(create_app(settings_for(empty_database_url))) as early:
+        assert (await early.get("/health/ready")).status_code == 503
 
 
 async def test_a_black_hole_is_answered_in_time_and_looked_into_once(
@@ -136,6 +148,7 @@ async def test_a_black_hole_is_answered_in_time_and_looked_into_once(
             assert "did not answer within 2 s" in answers[0].json()["problems"][0]
             assert looks == 1
             assert (await client.get("/health")).status_code == 200
+            assert (await client.get("/health/ready")).json() == {"ready": False}
             await proxy.pass_through()
             async with asyncio.timeout(40):
                 while (await client.get("/health/detailed")).json()["status"] != "ok":  # noqa: ASYNC110

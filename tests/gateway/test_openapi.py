@@ -119,6 +119,7 @@ async def test_real_answers_are_what_the_document_says(client: httpx2.AsyncClien
         "/dead-letters": ("/dead-letters", "/dead-letters?limit=0"),
         "/dead-letters/{id}": (f"/dead-letters/{story.dead}", f"/dead-letters/{letter}", f"/dead-letters/{letter}?x=1"),
         "/health": ("/health",),
+        "/health/ready": ("/health/ready", "/health/ready?x=1"),
         "/health/detailed": ("/health/detailed", "/health/detailed?x=1"),
         "/openapi.json": ("/openapi.json",),
         "/asyncapi.json": ("/asyncapi.json",),

@@ -65,14 +65,15 @@ def create_app(
     if store is None:
         url = settings.require_database_url()
         commits = store = GroupCommit(url, max_buffered_events=settings.max_buffered_events)
-    schemas = PayloadSchemas(settings.database_url, unknown_types=settings.unknown_types)
+    listening_url = settings.direct_url or settings.database_url
+    schemas = PayloadSchemas(listening_url, unknown_types=settings.unknown_types)
     admission = Admission(settings)
     publisher = Publisher(settings, schemas=schemas, store=store)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
         async with AsyncExitStack() as stack:
-            if settings.database_url is not None:
+            if settings.database_url is not None and listening_url is not None:
                 pool = open_pool(settings.database_url, name="reflex gateway", size=settings.gateway_pool_size)
                 app.state.pool = pool
                 await pool.open(wait=False)
@@ -80,9 +81,9 @@ def create_app(
                 if access.wants_keys:
                     app.state.keyring = await stack.enter_async_context(Keyring(pool))
                 places = app.state.read_places = read_places(pool)
-                hub = await stack.enter_async_context(Hub(settings.database_url, pool, places, stopping=stopping))
+                hub = await stack.enter_async_context(Hub(listening_url, pool, places, stopping=stopping))
                 app.state.hub = hub
-                app.state.progress = await stack.enter_async_context(ProgressFeed(settings.database_url))
+                app.state.progress = await stack.enter_async_context(ProgressFeed(listening_url))
                 app.state.sessions = await stack.enter_async_context(Sessions(hub.read))
             await stack.enter_async_context(schemas)
             if commits is not None:

@@ -1,11 +1,12 @@
-"""Is it alive, and is it well. `/health` asks nobody; `/health/detailed` asks the database, and answers in time even
-if that does not."""
+"""Is it alive, is it ready, is it well. `/health` asks nobody; the others ask the database, and answer in time even if
+that does not."""
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,10 +18,12 @@ from reflex.gateway.answers import json_answer
 from reflex.gateway.connections import finish_within, limited, pool_of
 from reflex.gateway.query import read_query
 
-__all__ = ["Alive", "Health", "routes"]
+__all__ = ["Alive", "Health", "Readiness", "routes"]
 
 ANSWER_WITHIN_S: Final = 2.0
 SLOW_S: Final = 0.5
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,13 @@ class Alive:
     """The process answers. It says nothing about the database."""
 
     status: Literal["ok"] = "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether an event could be stored now. It tells nothing of what is stored: whoever asks needs no key."""
+
+    ready: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +71,37 @@ async def detailed_health(request: Request) -> Response:
     return json_answer(found, status=503 if found.status == "down" else 200)
 
 
-async def look(request: Request) -> Health:
-    """What the database says within two seconds. Requests that come while one look is under way share it: on a dead
-    network path a look lasts much longer than its answer, and must not pile up."""
-    state = request.app.state
-    under_way: asyncio.Task[tuple[Overview, float]] | None = getattr(state, "health_look", None)
-    if under_way is None or under_way.done():
-        under_way = state.health_look = asyncio.create_task(measure(request))
+async def readiness(request: Request) -> Response:
     try:
-        overview, latency_s = await finish_within(ANSWER_WITHIN_S, under_way)
+        await shared(request, "readiness_look", answers)
+    except DatabaseUnavailable:
+        return json_answer(Readiness(ready=False), status=503)
+    return json_answer(Readiness(ready=True))
+
+
+async def answers(request: Request) -> None:
+    """Raises DatabaseUnavailable if the database does not, or was never migrated."""
+    async with limited(pool_of(request), wait_s=ANSWER_WITHIN_S) as conn:
+        await conn.execute("SELECT FROM reflex.appended LIMIT 0")
+
+
+async def look(request: Request) -> Health:
+    try:
+        overview, latency_s = await shared(request, "health_look", measure)
     except DatabaseUnavailable as error:
         return Health("down", [f"{error}; no event can be stored"], DatabaseHealth(None), None, [])
     return judge(overview, latency_s)
+
+
+async def shared(request: Request, name: str, work: Callable[[Request], Coroutine[Any, Any, Result]]) -> Result:
+    """What the database says within two seconds. Requests that come while one look is under way share it: on a dead
+    network path a look lasts much longer than its answer, and must not pile up."""
+    state = request.app.state
+    under_way: asyncio.Task[Result] | None = getattr(state, name, None)
+    if under_way is None or under_way.done():
+        under_way = asyncio.create_task(work(request))
+        setattr(state, name, under_way)
+    return await finish_within(ANSWER_WITHIN_S, under_way)
 
 
 async def measure(request: Request) -> tuple[Overview, float]:
@@ -101,5 +130,6 @@ def judge(overview: Overview, latency_s: float) -> Health:
 
 routes: list[Route] = [
     Route("/health", health, methods=["GET"]),
+    Route("/health/ready", readiness, methods=["GET"]),
     Route("/health/detailed", detailed_health, methods=["GET"]),
 ]

@@ -181,6 +181,20 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         method="GET",
+        path="/health/ready",
+        name="ready",
+        group="Operate",
+        summary="Could an event be stored now? For whoever decides whether requests go to this gateway.",
+        scopes=OPEN,
+        description="Answers within about two seconds, whatever the database does.",
+        answers=(
+            Answer(200, "It could.", health.Readiness),
+            Answer(503, "The database does not answer, or was never migrated.", health.Readiness),
+        ),
+        curl="{url}/health/ready",
+    ),
+    Operation(
+        method="GET",
         path="/health/detailed",
         name="detailedHealth",
         group="Operate",

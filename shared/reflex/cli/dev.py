@@ -94,10 +94,16 @@ class Stack:
     def database_url(self) -> str:
         return self.postgres.url if self.postgres else self.settings.require_database_url()
 
+    @property
+    def direct_url(self) -> str:
+        """Our own server has no pooler, whatever is set for another one."""
+        return self.postgres.url if self.postgres else self.settings.require_direct_url()
+
     def environment(self) -> dict[str, str]:
         """What the processes are told. It wins over their `.env`."""
         told = {
             "DATABASE_URL": self.database_url,
+            "REFLEX_DIRECT_URL": self.direct_url,
             "REFLEX_APP": self.app,
             "REFLEX_PORT": str(self.port),
             "REFLEX_DRAIN_GRACE_S": str(self.grace_s),
@@ -118,7 +124,7 @@ class Stack:
         if self.postgres:
             self.output.say(f"starting PostgreSQL on {self.settings.data_dir / 'postgres'}")
             self.postgres.start()
-        upgrade(self.database_url)
+        upgrade(self.direct_url)
 
     async def serve(self) -> None:
         """Return when everything that was started has ended, PostgreSQL excepted."""

@@ -34,6 +34,7 @@ __all__ = ["EmbeddedPostgres", "PostgresNotStarted", "running_url"]
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 START_TIMEOUT_S = 60.0  # recovery after a crash takes its time
 STOP_SIGNALS = ((signal.SIGINT, 30), (signal.SIGQUIT, 5), (signal.SIGKILL, 5))
+TAKES_CONNECTIONS = ("ready", "standby")  # the second one if the folder is that of a standby
 LOG_LIMIT_BYTES = 10 * 1024 * 1024
 ADVICE = "Set REFLEX_DATA_DIR to another folder, or DATABASE_URL to a server that runs already."
 
@@ -190,7 +191,7 @@ class EmbeddedPostgres:
         while self._server.poll() is None and time.monotonic() < deadline:
             found = read_pid_file(self.data_dir)
             # The file that a crash left says "ready" as well.
-            if found and found != crashed and found.pid == self._server.pid and found.status == "ready":
+            if found and found != crashed and found.pid == self._server.pid and found.status in TAKES_CONNECTIONS:
                 return True
             time.sleep(0.01)
         return False

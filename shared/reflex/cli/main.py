@@ -119,7 +119,7 @@ def migrate() -> None:
     from reflex.core.migrate import HEAD, upgrade
     from reflex.core.settings import load_settings
 
-    url = load_settings().require_database_url()
+    url = load_settings().require_direct_url()
     upgrade(url)
     typer.echo(f"{describe(url)} is at revision {HEAD}")
 

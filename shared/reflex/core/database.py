@@ -16,6 +16,7 @@ from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool
 
 from reflex.core.errors import ConfigurationError
+from reflex.core.pooler import adapt
 
 __all__ = [
     "answered_within",
@@ -68,9 +69,12 @@ def conninfo(url: str, *, name: str | None = None, **limits: int) -> str:
 
 
 def describe(url: str) -> str:
-    """Where the database is, without the password: for logs and error messages."""
+    """Where the database is, all of its hosts, without the password: for logs and error messages."""
     parts = conninfo_to_dict(conninfo(url))
-    return f"{parts.get('host', 'local socket')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+    hosts = str(parts.get("host", "local socket")).split(",")
+    ports = str(parts.get("port", 5432)).split(",")
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    return f"{','.join(map(':'.join, zip(hosts, ports, strict=False)))}/{parts.get('dbname', '')}"
 
 
 def sqlalchemy_url(url: str) -> str:
@@ -89,12 +93,18 @@ def with_database(url: str, name: str) -> str:
 async def prepare_connection(conn: AsyncConnection[Any]) -> None:
     """What a pool does with each new connection."""
     set_json_loads(orjson.loads, conn)
+    with answered_within(LIMITS["connect_timeout"], conn):
+        await adapt(conn)
 
 
 async def connect(url: str, *, name: str) -> AsyncConnection[Any]:
     """One connection outside any pool, autocommit."""
     conn = await AsyncConnection.connect(conninfo(url, name=name), autocommit=True)
-    await prepare_connection(conn)
+    try:
+        await prepare_connection(conn)
+    except BaseException:
+        await conn.close()
+        raise
     return conn
 
 

@@ -7,14 +7,28 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+import psycopg
 from psycopg import AsyncConnection, Notify
 from psycopg.sql import SQL, Identifier
+
+from reflex.core.pooler import through_pooler
 
 __all__ = ["listen_to", "notified"]
 
 
 async def listen_to(conn: AsyncConnection[Any], channels: Iterable[str]) -> None:
-    """What is notified on these channels from now on is heard."""
+    """What is notified on these channels from now on is heard.
+
+    Raises:
+        psycopg.NotSupportedError: It would not be: a pooler is in between, or the engine knows no LISTEN. Whoever
+            looks often enough does without.
+    """
+    if await through_pooler(conn):
+        # It would take the LISTEN, and whoever has that session next would hear.
+        raise psycopg.NotSupportedError(
+            "DATABASE_URL goes through a connection pooler, which passes no notifications on: set REFLEX_DIRECT_URL "
+            "to the address of PostgreSQL itself"
+        )
     for channel in channels:
         await conn.execute(SQL("LISTEN {}").format(Identifier(channel)))
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import psycopg
 
-from reflex.core.database import conninfo, describe, sqlalchemy_url
+from reflex.core.database import conninfo, describe
 from reflex.core.errors import ConfigurationError, DatabaseUnavailable
+from reflex.core.pooler import BACKEND, is_other_backend
 
-__all__ = ["HEAD", "current_revision", "upgrade"]
+__all__ = ["HEAD", "connect_directly", "current_revision", "upgrade"]
 
 # What `reflex migrate` brings a database to. A test compares it with the newest file in migrations/versions.
 HEAD = "0016"
@@ -44,6 +45,7 @@ def upgrade(url: str, revision: str = "head") -> None:
 
     Raises:
         DatabaseUnavailable: It cannot be reached.
+        ConfigurationError: The address is that of a connection pooler.
     """
     if current_revision(url) == HEAD and revision == "head":
         return
@@ -53,7 +55,25 @@ def upgrade(url: str, revision: str = "head") -> None:
 
     config = Config()
     config.set_main_option("script_location", str(script_location()))
-    engine = sa.create_engine(sqlalchemy_url(url), poolclass=sa.NullPool)
+    # Connected by libpq's rules, not by SQLAlchemy's: those know no list of hosts with ports.
+    engine = sa.create_engine("postgresql+psycopg://", creator=lambda: connect_directly(url), poolclass=sa.NullPool)
     with engine.connect() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+
+
+def connect_directly(url: str) -> psycopg.Connection:
+    """A connection on which a lock lasts over several transactions.
+
+    Raises:
+        ConfigurationError: The address is that of a connection pooler.
+    """
+    conn = psycopg.connect(conninfo(url, name="reflex migrate"))
+    if is_other_backend(conn, conn.execute(BACKEND).fetchone()):
+        conn.close()
+        raise ConfigurationError(
+            f"{describe(url)} is a connection pooler, through which a database cannot be migrated: set "
+            "REFLEX_DIRECT_URL to the address of PostgreSQL itself"
+        )
+    conn.rollback()
+    return conn

@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="REFLEX_", extra="ignore", frozen=True)
 
     database_url: str | None = Field(default=None, validation_alias="DATABASE_URL")
+    # PostgreSQL itself, where DATABASE_URL is a connection pooler: to listen, and to migrate
+    direct_url: str | None = None
     default_model: str | None = Field(default=None, validation_alias="DEFAULT_MODEL")
     app: str | None = None
     data_dir: Path = Path(".reflex")
@@ -98,6 +100,10 @@ class Settings(BaseSettings):
                 "postgresql://user:password@host:5432/name; `reflex dev` brings its own."
             )
         return self.database_url
+
+    def require_direct_url(self) -> str:
+        """PostgreSQL's own address, as far as we know it. Raises as above."""
+        return self.direct_url or self.require_database_url()
 
 
 def load_settings(**overrides: object) -> Settings:

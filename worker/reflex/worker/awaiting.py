@@ -8,6 +8,7 @@ Every worker does this; one at a time looks.
 import asyncio
 import random
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 import psycopg
@@ -67,7 +68,8 @@ class Awaiting:
 
     async def follow(self, conn: AsyncConnection[Any]) -> None:
         """Until nothing is awaited any more."""
-        await listen_to(conn, [LOG_CHANNEL, WAKE_CHANNEL, AWAIT_CHANNEL])
+        with suppress(psycopg.NotSupportedError):  # then it is looked for every LONGEST_S
+            await listen_to(conn, [LOG_CHANNEL, WAKE_CHANNEL, AWAIT_CHANNEL])
         placer = Placer()
         while True:
             with answered_within(ANSWER_S, conn):

@@ -53,7 +53,8 @@ class Heartbeat(threading.Thread):
         while not self.stopped.is_set():
             try:
                 if conn is None:
-                    conn = psycopg.connect(self.conninfo, autocommit=True)
+                    # One small statement: not worth preparing, which not every pooler in between could keep.
+                    conn = psycopg.connect(self.conninfo, autocommit=True, prepare_threshold=None)
                 alive = self.beat(conn)
             except psycopg.Error as error:
                 missed += 1

@@ -166,7 +166,8 @@ async def live(
         cancelled=cancelled,
         inboxes=inboxes,
     )
-    awaiting = Awaiting(url)
+    listening_url = settings.require_direct_url()
+    awaiting = Awaiting(listening_url)
     cancelling = Cancelling(worker_id, grace_s=settings.lease_timeout_s, stop=loop.cancel)
     maintenance = Maintenance(
         url, lease_timeout_s=settings.lease_timeout_s, keep=settings.keep,
@@ -208,7 +209,7 @@ async def live(
 
         # What is appended to a lane that runs is told to the readers of the log: no worker could claim it.
         channels |= {WAKE_CHANNEL: appended, LOG_CHANNEL: interrupting.wake}
-    listening = listen(url, channels, watch=progress.watch)
+    listening = listen(listening_url, channels, watch=progress.watch)
     background = [asyncio.create_task(part) for part in (listening, maintenance.run(), awaiting.run())]
     if incarnation.schedule_ids:
         background.append(asyncio.create_task(timers.run()))

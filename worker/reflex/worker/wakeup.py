@@ -16,6 +16,8 @@ __all__ = ["listen"]
 
 PROBE_S: Final = 30.0
 PROBE_ANSWER_S: Final = 5.0
+# Where nothing can be heard it is not tried again before that: the pooler may have gone.
+DEAF_S: Final = 60.0
 
 
 async def listen(url: str, channels: dict[str, Callable[[], None]], *, watch: Callable[[], None]) -> None:
@@ -46,6 +48,9 @@ async def listen(url: str, channels: dict[str, Callable[[], None]], *, watch: Ca
                         await conn.execute("SELECT")
             finally:
                 await conn.close()
+        except psycopg.NotSupportedError as error:
+            log.warning("work is found by polling only, which takes longer", reason=str(error))
+            await asyncio.sleep(DEAF_S)
         except (psycopg.Error, OSError) as error:
             log.debug("listener lost its connection; polling goes on", error=str(error).strip())
         await asyncio.sleep(wait_s * random.uniform(0.5, 1))  # noqa: S311 (jitter)

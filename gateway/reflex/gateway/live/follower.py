@@ -118,8 +118,11 @@ class Follower:
 
     async def _listen(self, conn: AsyncConnection[Any]) -> None:
         conn.add_notify_handler(lambda _: self._wake.set())
-        with answered_within(ANSWER_S, conn):
-            await listen_to(conn, [WAKE_CHANNEL, LOG_CHANNEL])
+        try:
+            with answered_within(ANSWER_S, conn):
+                await listen_to(conn, [WAKE_CHANNEL, LOG_CHANNEL])
+        except psycopg.NotSupportedError as error:
+            log.warning("live readers are served by polling only, a second later", reason=str(error))
 
     async def _check(self, conn: AsyncConnection[Any]) -> None:
         """After an outage: whether the log still holds what comes next."""
