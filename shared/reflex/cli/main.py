@@ -98,10 +98,10 @@ def worker(
     settings.require_database_url()
     configure_logs(service="worker", format=settings.log_format, level=settings.log_level)
     if settings.processes > 1:
-        from reflex.worker.supervisor import supervise
+        from reflex.worker.showing import supervised
 
         options = [*(["--app", settings.app] if settings.app else []), "--concurrency", str(settings.concurrency)]
-        raise typer.Exit(supervise([*options, "--processes", "1"], settings.processes))
+        raise typer.Exit(supervised([*options, "--processes", "1"], settings))
     finish = configure_traces("reflex-worker")
     make_importable(Path.cwd())
     from reflex.worker.process import work
