@@ -9,6 +9,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg import AsyncConnection
 
+from reflex.core.figures import read_figures
 from reflex.core.settings import Settings
 from reflex.gateway import metrics
 from reflex.gateway.app import create_app
@@ -121,7 +122,6 @@ async def test_several_who_scrape_cost_one_look(
 ) -> None:
     """Fails if each scrape asks the database; and if what is known is never thrown away."""
     looks = 0
-    read_figures = metrics.read_figures
 
     async def counted(conn: Any, **given: Any) -> Any:
         nonlocal looks

@@ -86,6 +86,7 @@ def worker(
     app: AppPath = None,
     concurrency: Annotated[int | None, typer.Option(help="Slots: runs at one time in a process (100).")] = None,
     processes: Annotated[int | None, typer.Option(help="Processes (1).")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Show metrics there, as REFLEX_METRICS_PORT.")] = None,
 ) -> None:
     """Claim deliveries and run the app's agents."""
     import asyncio
@@ -94,7 +95,7 @@ def worker(
     from reflex.core.settings import load_settings
     from reflex.core.telemetry import configure_traces
 
-    settings = load_settings(app=app, concurrency=concurrency, processes=processes)
+    settings = load_settings(app=app, concurrency=concurrency, processes=processes, metrics_port=metrics_port)
     settings.require_database_url()
     configure_logs(service="worker", format=settings.log_format, level=settings.log_level)
     if settings.processes > 1:

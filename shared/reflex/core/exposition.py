@@ -3,9 +3,9 @@
 prometheus-client is imported by the first scrape: a process that nobody scrapes is smaller without it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from reflex.core.metrics import FAMILIES, Family, Kind
 from reflex.core.series import Distribution, Exemplar, Reading
@@ -31,7 +31,9 @@ def exposed(readings: Sequence[Reading], accept: str | None = None) -> tuple[byt
 
     # prometheus-client's own reading of the header fails for versions that are no numbers.
     if OPENMETRICS in (accept or "").lower():
-        return openmetrics.generate_latest(Exposed(readings)), openmetrics.CONTENT_TYPE_LATEST
+        # It has no types.
+        write = cast("Callable[[Exposed], bytes]", openmetrics.generate_latest)  # pyright: ignore[reportUnknownMemberType]
+        return write(Exposed(readings)), openmetrics.CONTENT_TYPE_LATEST
     return exposition.generate_latest(Exposed(readings)), exposition.CONTENT_TYPE_PLAIN_0_0_4
 
 
