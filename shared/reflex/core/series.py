@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from reflex.core.metrics import FAMILIES, Kind
 
-__all__ = ["MAX_SERIES", "OTHER", "Counter", "Distribution", "Exemplar", "Histogram", "Labels", "Reading", "gauges",
-           "merged"]  # fmt: skip
+__all__ = ["MAX_SERIES", "OTHER", "Counter", "Distribution", "Exemplar", "Histogram", "Labels", "Observed", "Reading",
+           "gauges", "merged"]  # fmt: skip
 
 Labels: TypeAlias = tuple[str, ...]
 
@@ -82,12 +82,21 @@ class Counter:
 class Observed:
     """The values of one series of a histogram."""
 
-    __slots__ = ("counts", "exemplars", "sum")
+    __slots__ = ("_bounds", "counts", "exemplars", "sum")
 
-    def __init__(self, places: int) -> None:
-        self.counts = [0] * places
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
-        self.exemplars: list[Exemplar | None] = [None] * places
+        self.exemplars: list[Exemplar | None] = [None] * (len(bounds) + 1)
+
+    def count(self, value: float, trace_context: str | None = None) -> None:
+        """Count a value. A trace context becomes an exemplar if its trace is recorded anywhere (it says so itself)."""
+        place = bisect_left(self._bounds, value)
+        self.counts[place] += 1
+        self.sum += value
+        if trace_context is not None and int(trace_context[-1], 16) & 1:
+            self.exemplars[place] = Exemplar(trace_context, value, time.time())
 
 
 class Histogram:
@@ -100,21 +109,20 @@ class Histogram:
         assert family.kind is Kind.HISTOGRAM
         self.name = name
         self._bounds = family.buckets
-        self.values: dict[Labels, Observed] = {labels: Observed(len(self._bounds) + 1) for labels in begun}
+        self.values: dict[Labels, Observed] = {labels: Observed(self._bounds) for labels in begun}
         self._capped = (OTHER,) * len(family.labels)
 
     def observe(self, value: float, labels: Labels = (), trace_context: str | None = None) -> None:
-        """Count a value. A trace context becomes an exemplar if its trace is recorded anywhere (it says so itself)."""
+        self.series(labels).count(value, trace_context)
+
+    def series(self, labels: Labels) -> Observed:
+        """To be kept by who counts often: it need not be looked up then."""
         observed = self.values.get(labels)
         if observed is None:
             if len(self.values) >= MAX_SERIES:
                 labels = self._capped
-            observed = self.values.setdefault(labels, Observed(len(self._bounds) + 1))
-        place = bisect_left(self._bounds, value)
-        observed.counts[place] += 1
-        observed.sum += value
-        if trace_context is not None and int(trace_context[-1], 16) & 1:
-            observed.exemplars[place] = Exemplar(trace_context, value, time.time())
+            observed = self.values.setdefault(labels, Observed(self._bounds))
+        return observed
 
     def read(self) -> list[Reading]:
         return [

@@ -1,4 +1,4 @@
--- What gateways show to Prometheus of the tables themselves, a row for each series: see figures. Rows are the planner's
+-- What gateways show to Prometheus of tables and models, a row for each series: see figures. Rows are the planner's
 -- estimate, the density at the last vacuum times the size now; dead tuples are as the statistics have them.
 SELECT 'reflex_table_rows' AS name, ARRAY[relname::text] AS labels,
        CASE
@@ -22,3 +22,7 @@ SELECT 'reflex_log_placing_lag_seconds', '{}', coalesce((
     FROM (SELECT event_ids[1] AS event_id FROM reflex.appended ORDER BY append_id LIMIT 1) AS oldest
     JOIN reflex.event USING (event_id)
 ), 0)
+UNION ALL
+SELECT 'reflex_circuit_open', ARRAY[model],
+       (open_until IS NOT NULL AND open_until > coalesce(%(now)s::timestamptz, now()))::int
+FROM reflex.circuit
