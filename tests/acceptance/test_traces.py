@@ -29,6 +29,7 @@ class Collector:
     def __init__(self) -> None:
         self.spans: list[tuple[str, Any]] = []
         self.requests: list[tuple[str, str | None]] = []
+        self.metrics: list[bytes] = []
         self.url = ""
 
     def named(self, start: str) -> list[tuple[str, Any]]:
@@ -46,6 +47,8 @@ class Collector:
                 self.requests.append((path, headers.get("authorization")))
                 if path.endswith("/v1/traces"):
                     self.take(ExportTraceServiceRequest.FromString(body))
+                elif path.endswith("/v1/metrics"):
+                    self.metrics.append(body)
                 # What Logfire asks for first; the OTLP exporters do not look.
                 answer = b'{"project_name": "reflex", "project_url": "http://127.0.0.1/"}'
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")

@@ -19,6 +19,7 @@ from reflex.gateway import (
     docs_page,
     effect_routes,
     health,
+    metrics,
     openapi,
     reading,
 )
@@ -33,6 +34,7 @@ from reflex.gateway.live.event_source import EventSource
 from reflex.gateway.live.hub import Hub
 from reflex.gateway.live.progress_feed import ProgressFeed
 from reflex.gateway.live.sessions import Sessions
+from reflex.gateway.metrics import Figures, GatewayMetrics, pushing
 from reflex.gateway.operations import OPERATIONS
 from reflex.gateway.origins import for_browsers
 from reflex.gateway.problems import CatchAll, exception_handlers
@@ -68,7 +70,11 @@ def create_app(
     listening_url = settings.direct_url or settings.database_url
     schemas = PayloadSchemas(listening_url, unknown_types=settings.unknown_types)
     admission = Admission(settings)
-    publisher = Publisher(settings, schemas=schemas, store=store)
+    counted = GatewayMetrics()
+    counted.gauges["reflex_connections"] = lambda: {(kind,): n for kind, n in admission.by_kind.items()}
+    if commits is not None:
+        counted.gauges["reflex_buffered_events"] = lambda: {(): commits.buffered_events}
+    publisher = Publisher(settings, schemas=schemas, store=store, metrics=counted)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
@@ -83,12 +89,15 @@ def create_app(
                 places = app.state.read_places = read_places(pool)
                 hub = await stack.enter_async_context(Hub(listening_url, pool, places, stopping=stopping))
                 app.state.hub = hub
+                counted.gauges["reflex_subscriptions"] = lambda: {(): hub.subscriptions}
+                app.state.figures = Figures(pool, lease_timeout_s=settings.lease_timeout_s)
                 app.state.progress = await stack.enter_async_context(ProgressFeed(listening_url))
                 app.state.sessions = await stack.enter_async_context(Sessions(hub.read))
             await stack.enter_async_context(schemas)
             if commits is not None:
                 await stack.enter_async_context(commits)  # left first: what is waiting is flushed
             await schemas.wait_for_first_load(FIRST_LOAD_S)
+            await stack.enter_async_context(pushing(app))
             yield
 
     routes = [
@@ -101,6 +110,7 @@ def create_app(
         *effect_routes.routes,
         *delivery_routes.routes,
         *health.routes,
+        *metrics.routes,
         *openapi.routes,
         *asyncapi.routes,
         *docs_page.routes,
@@ -112,4 +122,5 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.settings = settings
+    app.state.metrics = counted
     return app

@@ -40,7 +40,7 @@ class Answer:
 
     status: int
     description: str
-    row: type | Mapping[str, Any] | Literal["html", "openapi", "event-stream"]
+    row: type | Mapping[str, Any] | Literal["html", "openapi", "event-stream", "metrics"]
     example: Any = None
 
 

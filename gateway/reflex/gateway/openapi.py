@@ -154,6 +154,9 @@ def describe_answer(answer: Answer) -> dict[str, Any]:
             content = {"text/html": {"schema": {"type": "string"}}}
         case "event-stream":
             content = {"text/event-stream": {"schema": {"type": "string"}}}
+        case "metrics":
+            text = {"schema": {"type": "string"}}
+            content = {"text/plain": text, "application/openmetrics-text": text}
         case "openapi":
             content = {"application/json": {"schema": {"type": "object"}}}
         case type() as row:

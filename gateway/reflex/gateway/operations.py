@@ -210,6 +210,23 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         method="GET",
+        path="/metrics",
+        name="metrics",
+        group="Operate",
+        summary="What this gateway counted, and the numbers of the whole system, for Prometheus.",
+        scopes=READ,
+        description=(
+            "The classic text; OpenMetrics, with exemplars that lead to traces, if `Accept` names "
+            "`application/openmetrics-text`, as Prometheus does. What is known of the database is the same at every "
+            "gateway and a few seconds old; while the database does not answer, `reflex_database_up` is 0 and the rest "
+            "of it is missing."
+        ),
+        answers=(Answer(200, "The numbers.", "metrics"),),
+        problems=BAD_QUERY,
+        curl="{url}/metrics",
+    ),
+    Operation(
+        method="GET",
         path="/openapi.json",
         name="openapi",
         group="Operate",

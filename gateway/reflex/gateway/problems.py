@@ -18,6 +18,7 @@ from reflex.core.cursors import CursorExpired, CursorRejected
 from reflex.core.errors import Conflict, DatabaseUnavailable, EventRejected, NotFound, ReflexError, Saturated
 from reflex.core.pages import QueryRejected
 from reflex.core.strict_json import MalformedJson
+from reflex.gateway.metrics import count_refusal
 
 __all__ = [
     "MEDIA_TYPE",
@@ -141,17 +142,19 @@ def exception_handlers() -> dict[Any, ExceptionHandler]:
     return {ReflexError: on_reflex_error, RequestRefused: on_request_refused, HTTPException: on_http_exception}
 
 
-async def on_reflex_error(_: Request, error: Exception) -> Response:
+async def on_reflex_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ReflexError)
     document = describe_error(error)
+    count_refusal(request, error.code)
     headers = RETRY_LATER if document["status"] == HTTPStatus.SERVICE_UNAVAILABLE else None
     if isinstance(error, Saturated):
         headers = {"retry-after": str(error.retry_after_s)}
     return Response(orjson.dumps(document), document["status"], headers, MEDIA_TYPE)
 
 
-async def on_request_refused(_: Request, error: Exception) -> Response:
+async def on_request_refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestRefused)
+    count_refusal(request, error.code)
     return problem(error.status, error.code, error.detail, headers=error.headers)
 
 

@@ -1,5 +1,6 @@
 """The way of an event into the log, whatever door it came through: check it, then store it with others."""
 
+import time
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
@@ -7,6 +8,7 @@ from reflex.core import envelope, telemetry
 from reflex.core.events import NewEvent
 from reflex.core.settings import Settings
 from reflex.gateway.group_commit import EventStore
+from reflex.gateway.metrics import GatewayMetrics
 from reflex.gateway.schemas import PayloadSchemas
 
 __all__ = ["Publisher"]
@@ -15,10 +17,17 @@ __all__ = ["Publisher"]
 class Publisher:
     """What POST /events and the WebSocket share: one set of checks and one group commit."""
 
-    def __init__(self, settings: Settings, *, schemas: PayloadSchemas, store: EventStore) -> None:
+    def __init__(
+        self, settings: Settings, *, schemas: PayloadSchemas, store: EventStore, metrics: GatewayMetrics | None = None
+    ) -> None:
         self._max_payload_bytes = settings.max_payload_bytes
         self._schemas = schemas
         self._store = store
+        self._metrics = metrics or GatewayMetrics()
+
+    def refused(self, code: str) -> None:
+        """What came through another door than POST /events was refused, with this code."""
+        self._metrics.refused.add((code,))
 
     def check(
         self,
@@ -50,9 +59,16 @@ class Publisher:
     async def store(self, events: Sequence[NewEvent], trace_context: str | None = None) -> Mapping[UUID, UUID]:
         """Store all of them or none; returns after the commit. See `EventStore` for what, and `GroupCommit.append`
         for what it raises."""
+        began = time.perf_counter()
         if not telemetry.enabled():
-            return await self._store.append(events)
-        types = {event.type for event in events}
-        with telemetry.send_span(types.pop() if len(types) == 1 else "batch", count=len(events), stored=trace_context):
-            here = telemetry.trace_context()
-            return await self._store.append([event._replace(trace_context=here) for event in events])
+            stored = await self._store.append(events)
+        else:
+            types = {event.type for event in events}
+            name = types.pop() if len(types) == 1 else "batch"
+            with telemetry.send_span(name, count=len(events), stored=trace_context):
+                trace_context = telemetry.trace_context()
+                stored = await self._store.append([event._replace(trace_context=trace_context) for event in events])
+        self._metrics.stored(
+            events, stored, took_s=time.perf_counter() - began, knows=self._schemas.knows, trace_context=trace_context
+        )
+        return stored

@@ -67,6 +67,10 @@ class PayloadSchemas:
         self._loaded = False
         self._tried = asyncio.Event()
 
+    def knows(self, type: str) -> bool:
+        """Whether an app has registered the type."""
+        return type in self._types
+
     def check(self, type: str, payload: dict[str, Any], *, at: str = "") -> None:
         """Whether an event may be taken in.
 

@@ -54,7 +54,7 @@ def run_dev(settings: Settings, *, commands: Sequence[Command] | None = None) ->
         ConfigurationError: The port is in use, or PostgreSQL does not start.
         DatabaseUnavailable: DATABASE_URL is set and does not answer.
     """
-    stack = Stack(settings, list(commands or default_commands()))
+    stack = Stack(settings, list(commands or default_commands(settings.metrics_port)))
     ends = stop_signals()
     for each in ends:
         signal.signal(each, stack.interrupt)
@@ -219,12 +219,14 @@ class Stack:
         self.supervisor.stop()
 
 
-def default_commands() -> list[Command]:
+def default_commands(metrics_port: int | None = None) -> list[Command]:
     # -P: like the `reflex` script, and unlike plain `python -m`, this does not look for packages in the working folder.
     reflex = (sys.executable, "-P", "-m", "reflex.cli.main")
+    # Each worker needs a port of its own: the next ones are theirs.
+    ports = [() if metrics_port is None else ("--metrics-port", str(metrics_port + n)) for n in range(WORKERS)]
     workers = [
-        Command(f"worker-{number}", "worker", (*reflex, "worker"), waits_for_code=True)
-        for number in range(1, WORKERS + 1)
+        Command(f"worker-{number}", "worker", (*reflex, "worker", *port), waits_for_code=True)
+        for number, port in enumerate(ports, 1)
     ]
     return [Command("gateway", "gateway", (*reflex, "gateway")), *workers]
 

@@ -86,6 +86,7 @@ def worker(
     app: AppPath = None,
     concurrency: Annotated[int | None, typer.Option(help="Slots: runs at one time in a process (100).")] = None,
     processes: Annotated[int | None, typer.Option(help="Processes (1).")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Show metrics there, as REFLEX_METRICS_PORT.")] = None,
 ) -> None:
     """Claim deliveries and run the app's agents."""
     import asyncio
@@ -94,14 +95,14 @@ def worker(
     from reflex.core.settings import load_settings
     from reflex.core.telemetry import configure_traces
 
-    settings = load_settings(app=app, concurrency=concurrency, processes=processes)
+    settings = load_settings(app=app, concurrency=concurrency, processes=processes, metrics_port=metrics_port)
     settings.require_database_url()
     configure_logs(service="worker", format=settings.log_format, level=settings.log_level)
     if settings.processes > 1:
-        from reflex.worker.supervisor import supervise
+        from reflex.worker.showing import supervised
 
         options = [*(["--app", settings.app] if settings.app else []), "--concurrency", str(settings.concurrency)]
-        raise typer.Exit(supervise([*options, "--processes", "1"], settings.processes))
+        raise typer.Exit(supervised([*options, "--processes", "1"], settings))
     finish = configure_traces("reflex-worker")
     make_importable(Path.cwd())
     from reflex.worker.process import work

@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     circuit_failures: int = Field(default=5, ge=0)
 
     trace_content: bool = False
+    # where a worker shows its metrics; a gateway shows them at /metrics
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
 
     log_format: Literal["auto", "json", "pretty"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

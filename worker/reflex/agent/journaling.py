@@ -29,6 +29,7 @@ from reflex.agent.guarding import guarded_model
 from reflex.agent.journal import Journal, Lookup, ToolCall, current_call, tool_call
 from reflex.agent.ledger import Call, address_of, key_for
 from reflex.agent.message_digests import MessageDigests
+from reflex.agent.metering import meter
 from reflex.agent.once import OnceCall
 from reflex.agent.remembering import Before
 from reflex.agent.tool_records import TOOL_RECORD, ToolRecord
@@ -102,6 +103,7 @@ class JournaledModel(WrapperModel):
         if (replayed := self._replayed(step, model_request_parameters)) is not None:
             return replayed
         response = await self.wrapped.request(messages, model_settings, model_request_parameters)
+        meter(self.ctx, self.wrapped, response)
         note_spent(self.usage, response.usage)
         await self._record(step, response, model_request_parameters)
         return response
@@ -126,6 +128,7 @@ class JournaledModel(WrapperModel):
             yield stream
         # Whoever reads it may stop before its end: then it is not known what the model would have said.
         response = stream.get()
+        meter(self.ctx, self.wrapped, response)
         note_spent(self.usage, response.usage)
         await self._record(step, response, model_request_parameters)
 

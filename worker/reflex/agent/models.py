@@ -8,6 +8,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from reflex.agent.metering import Meter
 from reflex.agent.triggers import is_model_agent
 from reflex.core.circuits import Circuits
 from reflex.core.errors import AppError
@@ -40,12 +41,14 @@ class Models:
     Attributes:
         timeout_s: How long a request may take where the agent does not say. None is no limit.
         circuits: Which of them are not asked at the moment, since their providers fail. None outside a worker.
+        meter: Is told what each answer took, if anybody wants to know.
     """
 
     def __init__(self, default_model: str | None = None, *, timeout_s: float | None = None) -> None:
         self.default_model = default_model
         self.timeout_s = timeout_s
         self.circuits: Circuits | None = None
+        self.meter: Meter | None = None
         self._made: dict[str, Model[Any]] = {}
         self._owned: list[Model[Any]] = []
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pydantic_ai.messages import ModelRequestAttempt, ModelResponse
     from pydantic_ai.models import Model
 
-__all__ = ["UnpricedModel", "check_priced", "cost_of", "estimated_cost"]
+__all__ = ["UnpricedModel", "answered_by", "check_priced", "cost_of", "estimated_cost", "models_of"]
 
 ANY_MODEL: Final = "*"
 NOTHING: Final = Price(0, 0)

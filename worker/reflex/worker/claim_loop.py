@@ -22,6 +22,7 @@ from reflex.core.queue import Exchanged, exchange, own_leases, slots_taken
 from reflex.core.settlement import Claimed, Outcome, Settlement, not_begun
 from reflex.worker.cancelling import Cancelled
 from reflex.worker.inboxes import Inboxes
+from reflex.worker.metrics import WorkerMetrics
 from reflex.worker.slots import Key, Slots
 
 __all__ = ["ClaimLoop"]
@@ -49,6 +50,7 @@ class ClaimLoop:
         cancelled: Cancelled | None = None,
         beside: Sequence[int] = (),
         inboxes: Inboxes | None = None,
+        metrics: WorkerMetrics | None = None,
     ) -> None:
         """`attempt` runs one delivery and never raises but on cancellation. `ordered_ids` are those of the triggers
         that are ordered, `beside` of those whose deliveries need no slot. After `answer_within_s` a connection that
@@ -68,8 +70,13 @@ class ClaimLoop:
         self.signal = asyncio.Event()
         self.beside = list(beside)
         self.slots = Slots(
-            concurrency, attempt, on_finished=self.signal.set, cancelled=cancelled, beside=beside, inboxes=inboxes
-        )
+            concurrency, attempt, on_finished=self.signal.set, cancelled=cancelled, beside=beside, inboxes=inboxes,
+            on_ended=metrics.ended if metrics is not None else None,
+        )  # fmt: skip
+        self.metrics = metrics
+        if metrics is not None:
+            metrics.triggers = trigger_names
+            metrics.slots = lambda: (self.slots.busy, concurrency)
         self.conn: AsyncConnection[Any] | None = None
         self.strays_checked_at = 0.0
         self.log = structlog.get_logger().bind(worker_id=str(worker_id))
@@ -218,7 +225,8 @@ class ClaimLoop:
     async def exchange_with(
         self, conn: AsyncConnection[Any], settlements: list[Settlement], limit: int, *, full: bool = False
     ) -> Exchanged:
-        return await exchange(
+        began = time.perf_counter()
+        exchanged = await exchange(
             conn,
             worker_id=self.worker_id,
             settlements=settlements,
@@ -229,6 +237,9 @@ class ClaimLoop:
             lanes_first=self.lanes_first,
             overdue=self.overdue,
         )
+        if self.metrics is not None:
+            self.metrics.exchanged(settlements, exchanged, limit=limit, took_s=time.perf_counter() - began)
+        return exchanged
 
     def refused(self, settlement: Settlement, error: psycopg.Error) -> Settlement:
         reason = str(error).splitlines()[0][:500].replace("\x00", "")

@@ -53,11 +53,14 @@ class Maintenance:
         keep: timedelta | None = None,
         cancel: Callable[[AsyncConnection[Any]], Awaitable[None]] | None = None,
         on_awaited: Callable[[], None] | None = None,
+        on_reaped: Callable[[], None] | None = None,
     ) -> None:
-        """`cancel` carries out cancellations; `on_awaited` is told while runs wait for events."""
+        """`cancel` carries out cancellations; `on_awaited` is told while runs wait for events, `on_reaped` of each
+        delivery that was freed."""
         self.url = url
         self.cancel = cancel
         self.on_awaited = on_awaited
+        self.on_reaped = on_reaped
         self.lease_timeout_s = lease_timeout_s
         self.keep = keep
         self.pruning: Pruning | None = None
@@ -139,6 +142,8 @@ class Maintenance:
                     "a delivery died with its worker" if freed.dead else "freed a delivery of a worker that is gone",
                     delivery_id=str(freed.delivery_id), worker_id=str(freed.worker_id), attempt=freed.attempt,
                 )  # fmt: skip
+                if self.on_reaped is not None:
+                    self.on_reaped()
         return self.lease_timeout_s / 10
 
     async def route(self, conn: AsyncConnection[Any]) -> float:

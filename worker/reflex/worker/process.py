@@ -9,6 +9,7 @@ import random
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -40,7 +41,9 @@ from reflex.worker.heartbeat import Heartbeat
 from reflex.worker.inboxes import Inboxes
 from reflex.worker.interrupting import Interrupting
 from reflex.worker.maintenance import Maintenance
+from reflex.worker.metrics import WorkerMetrics
 from reflex.worker.progress import ProgressPublisher
+from reflex.worker.showing import metrics_wanted, shown
 from reflex.worker.stopping import Stopping
 from reflex.worker.timers import Timers
 from reflex.worker.wakeup import listen
@@ -70,7 +73,8 @@ async def work(settings: Settings, app: App | None = None) -> None:
         instrument_agents(include_content=settings.trace_content)
     log = structlog.get_logger()
     stopping = Stopping(settings.drain_grace_s)
-    with stopping.installed():
+    metrics = WorkerMetrics(app.name) if metrics_wanted(settings) else None
+    with stopping.installed(), shown(settings, metrics.read) if metrics is not None else nullcontext():
         registered = await patiently(url, stopping, lambda conn: register(conn, app.manifest()))
         if registered is None:
             return
@@ -81,9 +85,10 @@ async def work(settings: Settings, app: App | None = None) -> None:
         )  # fmt: skip
         steps = StepStore(url)
         models.circuits = Circuits(steps, threshold=settings.circuit_failures)
+        models.meter = metrics.answered if metrics is not None else None
         try:
             while not stopping.asked.is_set():
-                await live(url, settings, app, models, registered, steps, stopping)
+                await live(url, settings, app, models, registered, steps, stopping, metrics)
         finally:
             await steps.aclose()
             await models.aclose()
@@ -123,6 +128,7 @@ async def live(
     registered: Registered,
     steps: StepStore,
     stopping: Stopping,
+    metrics: WorkerMetrics | None,
 ) -> None:
     """One incarnation: from enlisting until it is told to stop, or was declared dead while it was frozen."""
     worker_id = new_id()
@@ -165,6 +171,7 @@ async def live(
         ),
         cancelled=cancelled,
         inboxes=inboxes,
+        metrics=metrics,
     )
     listening_url = settings.require_direct_url()
     awaiting = Awaiting(listening_url)
@@ -172,6 +179,7 @@ async def live(
     maintenance = Maintenance(
         url, lease_timeout_s=settings.lease_timeout_s, keep=settings.keep,
         cancel=cancelling.carry_out, on_awaited=awaiting.wake,
+        on_reaped=metrics.reaped.add if metrics is not None else None,
     )  # fmt: skip
     timers = Timers(url, schedule_ids=incarnation.schedule_ids, poll_interval_s=settings.poll_interval_s)
     await patiently(url, stopping, lambda conn: enlist(conn, incarnation))

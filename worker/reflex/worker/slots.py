@@ -68,12 +68,14 @@ class Slots:
         cancelled: Cancelled | None = None,
         beside: Collection[int] = (),
         inboxes: Inboxes | None = None,
+        on_ended: Callable[[Claimed, Settlement, float], None] | None = None,
     ) -> None:
         self.concurrency = concurrency
         self.beside = frozenset(beside)
         self.running_beside = 0
         self.attempt = attempt
         self.on_finished = on_finished
+        self.on_ended = on_ended
         self.cancelled = cancelled or Cancelled()
         self.inboxes = inboxes or Inboxes()
         self.waiting: deque[Batch] = deque()
@@ -207,6 +209,8 @@ class Slots:
                 self.run_s = elapsed_s if self.run_s == math.inf else self.run_s + (elapsed_s - self.run_s) * 0.05
             if batch not in self.running:
                 return  # it was given back while it did not stop
+            if self.on_ended is not None:
+                self.on_ended(lease, settlement, elapsed_s)
             batch.left.popleft()
             self.finished.append(settlement)
             if (

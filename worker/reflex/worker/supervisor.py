@@ -1,5 +1,6 @@
 """Several worker processes under one: `reflex worker --processes 4`. Restarts what dies, stops them all."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import structlog
 from reflex.core.errors import CONFIGURATION_EXIT_CODE
 from reflex.core.lifeline import die_with_parent
 from reflex.core.restarts import Restarts
+from reflex.worker.group_metrics import GroupMetrics, Member
 
 __all__ = ["supervise"]
 
@@ -24,14 +26,18 @@ class Child:
     """A worker process, and how often it was told to stop."""
 
     process: subprocess.Popen[bytes]
+    member: Member | None = None
     started: float = field(default_factory=time.monotonic)
     told: int = 0
 
 
-def supervise(arguments: list[str], processes: int) -> int:
+def supervise(arguments: list[str], processes: int, metrics: GroupMetrics | None = None) -> int:
     """Run `reflex worker <arguments>` several times over, until SIGTERM or SIGINT.
 
     Each child has its own incarnation, connections and heartbeat; nothing is shared, so nothing is lost with one.
+
+    Args:
+        metrics: Gets the numbers of all of them.
 
     Returns:
         The exit code: 0 after a drain, 2 if the children refuse their configuration.
@@ -55,7 +61,7 @@ def supervise(arguments: list[str], processes: int) -> int:
         now = time.monotonic()
         while not asked and due and min(due) <= now:
             due.remove(min(due))
-            children.append(start(command))
+            children.append(start(command, metrics))
         for child in list(children):
             ended = child.process.poll()
             if ended is None:
@@ -65,6 +71,8 @@ def supervise(arguments: list[str], processes: int) -> int:
                     child.told += 1  # one at a time: two that wait to be noticed count as one
                 continue
             children.remove(child)
+            if metrics is not None and child.member is not None:
+                metrics.leave(child.member)
             if asked:
                 code = code or max(ended, 0)
             elif ended == CONFIGURATION_EXIT_CODE:
@@ -82,9 +90,14 @@ def supervise(arguments: list[str], processes: int) -> int:
     return code
 
 
-def start(command: list[str]) -> Child:
+def start(command: list[str], metrics: GroupMetrics | None = None) -> Child:
+    member = metrics.join() if metrics is not None else None
     # A session of its own: Ctrl-C must reach a child once, through us. If we are killed it drains by itself.
     process = subprocess.Popen(  # noqa: S603
-        command, start_new_session=True, preexec_fn=die_with_parent(signal.SIGTERM)
-    )
-    return Child(process)
+        command, start_new_session=True, preexec_fn=die_with_parent(signal.SIGTERM),
+        env=None if member is None else {**os.environ, **member.environment},
+        pass_fds=() if member is None else (member.theirs.fileno(),),
+    )  # fmt: skip
+    if member is not None:
+        member.started()
+    return Child(process, member)

@@ -37,6 +37,7 @@ class Admission:
         self._most_per_address = settings.ws_max_per_address
         self._by_address: Counter[str] = Counter()
         self._connections = 0
+        self.by_kind: Counter[str] = Counter(websocket=0, sse=0)
 
     @property
     def connections(self) -> int:
@@ -64,8 +65,11 @@ class Admission:
         )
 
     @contextmanager
-    def place(self, address: str) -> Generator[None]:
+    def place(self, address: str, kind: str = "websocket") -> Generator[None]:
         """One of the places for connections, for as long as the block lasts.
+
+        Args:
+            kind: `websocket` or `sse`.
 
         Raises:
             ConnectionRefused: There is none, or none for this address.
@@ -78,11 +82,13 @@ class Admission:
                 f"this address has {self._most_per_address} connections already; use one with several subscriptions",
             )
         self._connections += 1
+        self.by_kind[kind] += 1
         self._by_address[address] += 1
         try:
             yield
         finally:
             self._connections -= 1
+            self.by_kind[kind] -= 1
             self._by_address[address] -= 1
             if not self._by_address[address]:
                 del self._by_address[address]

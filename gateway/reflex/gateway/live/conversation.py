@@ -216,6 +216,8 @@ class Conversation:
                 case Ping():
                     await self._outbox.put(frame("pong", id, cursor=str(self._services.hub.position(self._replies))))
         except (ReflexError, RequestRefused) as error:
+            if isinstance(operation, Line | Publish):
+                self._services.publisher.refused(error.code)
             await self._outbox.put(frame("refused", id, problem=problem_of(error)))
 
     # Publishing
@@ -244,6 +246,7 @@ class Conversation:
             stored = (await self._services.publisher.store([event]))[event.event_id]
             answer = frame("published", id, event_id=str(stored), duplicate=stored != event.event_id)
         except ReflexError as error:
+            self._services.publisher.refused(error.code)
             answer = frame("refused", id, problem=problem_of(error))
         except Exception as error:
             log.exception("an event was not stored", connection=self._session.id)

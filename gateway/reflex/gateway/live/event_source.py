@@ -65,7 +65,7 @@ class EventSource:
         hub = hub_of(request.app)
         address = request.client.host if request.client else ""
         try:
-            with self._admission.place(address), grant_of(scope).lasting(lambda: outbox.close(KEY_ENDED)):
+            with self._admission.place(address, "sse"), grant_of(scope).lasting(lambda: outbox.close(KEY_ENDED)):
                 async with hub.subscription(subscription, field=field):
                     frames = self._frames(hub, subscription)
                     response = EventSourceResponse(frames, ping=0, sep="\n", send_timeout=SEND_TIMEOUT_S)

@@ -91,6 +91,10 @@ class Hub:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def subscriptions(self) -> int:
+        return len(self._subscriptions)
+
     def stop(self) -> None:
         """The gateway stops: every reader is told, and resumes elsewhere."""
         self.stopping = True

@@ -19,6 +19,7 @@ from reflex.cli.bench.lanes import lanes
 from reflex.cli.bench.latency import latency
 from reflex.cli.bench.live import live
 from reflex.cli.bench.machine import facts, load_average
+from reflex.cli.bench.metrics import metrics
 from reflex.cli.bench.results import Row, failed, short
 from reflex.cli.bench.setting import Setting
 from reflex.cli.bench.takeover import takeover
@@ -43,6 +44,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[Setting], list[Row]]]] = {
     "takeover": takeover,
     "wal": wal,
     "idle": idle,
+    "metrics": metrics,
     "dev": warm_start,
 }
 COLUMNS: Final = ("what", "ours: median (range)", "limit or peer", "ratio", "asked", "")
