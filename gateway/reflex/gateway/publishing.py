@@ -55,4 +55,8 @@ class Publisher:
         types = {event.type for event in events}
         with telemetry.send_span(types.pop() if len(types) == 1 else "batch", count=len(events), stored=trace_context):
             here = telemetry.trace_context()
-            return await self._store.append([event._replace(trace_context=here) for event in events])
+            # A CloudEvent in a batch may belong to a trace of its own.
+            return await self._store.append(
+                [event._replace(trace_context=here) if event.trace_context == trace_context else event
+                 for event in events]
+            )  # fmt: skip
