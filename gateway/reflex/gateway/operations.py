@@ -12,6 +12,7 @@ from reflex.gateway.interface import BAD_QUERY, READ, READS, Answer, Body, Opera
 from reflex.gateway.live import event_source, waiting, websocket
 from reflex.gateway.publishing_schema import BATCH_ANSWER, CLOUD_EVENT, EVENT, EVENT_ANSWER
 from reflex.gateway.query import Parameter
+from reflex.gateway.webhook_operations import WEBHOOK_OPERATIONS
 
 __all__ = ["OPERATIONS"]
 
@@ -75,6 +76,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         curl="""-X POST {url}/events -H "Content-Type: application/json" \\
      -d '{{"type": "http", "payload": {{"message": "Hello, Reflex!"}}}}'""",
     ),
+    *WEBHOOK_OPERATIONS,
     Operation(
         method="GET",
         path="/ws",
