@@ -117,6 +117,18 @@ def test_an_event_without_an_id_or_anything_of_a_cloud_event_is_one_all_the_same
         "id": event_id, "source": "my shop: 50%", "type": "order.created", "key": None, "correlation_id": "c",
         "causation_id": cause, "trace_context": None, "time": datetime(2026, 1, 31, 9, tzinfo=UTC),
     }  # fmt: skip
+    for their_own in (
+        {"Foo": "x"},
+        {"n": 2**40},
+        {"n": 1.5},
+        {"dataschema": 1},
+        {"data": "base64"},
+        {"data": 1},
+        {},
+        [],
+    ):
+        payload = {"amount": 1, "cloudevents": their_own}
+        assert from_log(row, payload, None).data == payload
     written = to_json(from_log(row, {"amount": 1, "cloudevents": "an author's own"}, None))
     assert written == {
         "specversion": "1.0", "id": str(event_id), "source": "my%20shop:%2050%25", "type": "order.created",

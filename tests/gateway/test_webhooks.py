@@ -1,5 +1,6 @@
 """POST /webhooks/{name}: signed with the senders' own libraries, stored once, and nothing secret in a log."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -20,10 +21,11 @@ from slack_sdk.signature import SignatureVerifier
 from standardwebhooks import Webhook
 
 from reflex.core.database import connect
+from reflex.core.errors import DatabaseUnavailable
 from reflex.core.registration import EventType, Manifest, register
 from reflex.core.settings import Settings
 from reflex.core.webhook_signatures import SCHEMES
-from reflex.core.webhooks import WebhookDefinition, forget_webhook
+from reflex.core.webhooks import WebhookDefinition, WebhookRow, forget_webhook
 from reflex.gateway import webhooks
 from reflex.gateway.app import create_app
 from tests.gateway.gateways import in_process, problem_of, settings_for
@@ -203,6 +205,28 @@ async def test_what_is_not_declared_is_not_there_and_what_is_forgotten_neither(
         await register(conn, Manifest("other", (), (), webhooks=(other,)))
     assert (await client.post("/webhooks/new", content=body)).status_code == 503
     assert problem_of(await client.get("/webhooks/std"))["status"] == 405
+
+
+async def test_however_many_come_at_once_the_database_is_asked_once(
+    client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if each of those that wait for a database that is away asks it again, one after the other."""
+    asked, begun, gate = 0, asyncio.Event(), asyncio.Event()
+
+    async def list_webhooks(_: object) -> list[WebhookRow]:
+        nonlocal asked
+        asked += 1
+        begun.set()
+        await gate.wait()
+        raise DatabaseUnavailable("it is away")
+
+    monkeypatch.setattr(webhooks, "list_webhooks", list_webhooks)
+    sent = [asyncio.create_task(client.post("/webhooks/github", content=b"{}")) for _ in range(10)]
+    await begun.wait()
+    await asyncio.sleep(0.05)
+    gate.set()
+    assert {answer.status_code for answer in await asyncio.gather(*sent)} == {503}
+    assert asked == 1
 
 
 async def test_slack_is_told_that_the_address_is_ours_if_it_has_signed_the_question(

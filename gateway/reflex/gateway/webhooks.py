@@ -57,7 +57,7 @@ class Webhooks:
         self._clock = clock
         self._known: Mapping[str, WebhookDefinition] = {}
         self._known_until = 0.0
-        self._reading = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
         self._refusals = Refusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,16 +93,27 @@ class Webhooks:
             NotFound: There is none of that name.
             DatabaseUnavailable, Saturated: As for `read`.
         """
-        async with self._reading:
-            now = asyncio.get_running_loop().time()
-            if now >= self._known_until:
-                rows = await read(request, list_webhooks)
-                self._known = {row.definition.name: row.definition for row in rows}
-                self._known_until = now + BELIEVED_S
+        if asyncio.get_running_loop().time() >= self._known_until:
+            # One read for all who wait; if it fails, for all of them.
+            if self._reading is None:
+                self._reading = asyncio.create_task(self._read(request))
+                self._reading.add_done_callback(self._has_read)
+            await asyncio.shield(self._reading)
         name: str = request.path_params["name"]
         if (webhook := self._known.get(name)) is None:
             raise NotFound(f"there is no webhook {name[:100]!r}; an app declares one, and its worker registers it")
         return webhook
+
+    async def _read(self, request: Request) -> None:
+        began = asyncio.get_running_loop().time()
+        rows = await read(request, list_webhooks)
+        self._known = {row.definition.name: row.definition for row in rows}
+        self._known_until = began + BELIEVED_S
+
+    def _has_read(self, reading: asyncio.Task[None]) -> None:
+        self._reading = None
+        if not reading.cancelled():
+            reading.exception()  # those who waited have heard of it; asyncio would log one that nobody asks for
 
     def _secrets(self, name: str) -> list[str]:
         variable = secret_variable(name)

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 from reflex.core import telemetry
-from reflex.core.cloud_events import JSON, NO_DATA, CloudEvent, Scalar, to_reference
+from reflex.core.cloud_events import JSON, NO_DATA, CloudEvent, Scalar, extension, to_reference
 from reflex.core.errors import EventRejected
 
 __all__ = ["KEPT", "LoggedEvent", "from_log", "to_fields", "wrongly_named"]
@@ -107,7 +107,12 @@ def is_kept(found: object, payload: Mapping[str, Any]) -> bool:
     if not isinstance(found, dict) or not found:
         return False
     members = cast("dict[str, Any]", found)
-    if not all(isinstance(value, str | bool | int) and name.isalnum() for name, value in members.items()):
+    try:
+        for name, value in members.items():
+            extension(name, value, "")
+    except EventRejected:
+        return False
+    if not all(isinstance(members.get(name, ""), str) for name in ("datacontenttype", "dataschema")):
         return False
     form = members.get(FORM)
     if form == BASE64:
