@@ -2,6 +2,7 @@
 
 import base64
 import string
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -163,6 +164,25 @@ def test_what_is_null_was_not_given() -> None:
     nothing = dict.fromkeys(["subject", "time", "dataschema", "myextension", "data", "data_base64"])
     assert from_json({**MINIMAL, **nothing}) == from_json(MINIMAL)
     assert from_json(MINIMAL).data is NO_DATA
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    st.dictionaries(
+        st.sampled_from([*MINIMAL, "subject", "time", "data", "data_base64", "datacontenttype", "traceparent"]) | TEXT,
+        st.none() | JSON | st.just("1.0"), max_size=8,
+    ),
+    st.lists(st.tuples(st.sampled_from([b"ce-id", b"ce-type", b"ce-x", b"content-type"]), st.binary(max_size=20))),
+    st.binary(max_size=20),
+)  # fmt: skip
+def test_whatever_is_sent_is_an_event_or_refused(
+    value: dict[str, Any], headers: list[tuple[bytes, bytes]], body: bytes
+) -> None:
+    """Fails with any other error, which would be a 500."""
+    with suppress(EventRejected):
+        to_fields(from_json(MINIMAL | value))
+    with suppress(EventRejected):
+        to_fields(from_headers([*HEADERS[:1], *headers], body, max_nesting=8))
 
 
 HEADERS = [(f"ce-{name}".encode(), value.encode()) for name, value in MINIMAL.items()]

@@ -6,7 +6,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from reflex.core import strict_json
 from reflex.core.events import TYPE_NAME
 from reflex.core.webhook_events import Payload, checked_path, checked_template, event_of, read_body
 from reflex.core.webhook_signatures import SCHEMES, Scheme
@@ -52,6 +55,40 @@ def test_other_bodies_are_kept_whole(body: str, content_type: str, value: dict[s
 @pytest.mark.parametrize("body", [b"\xff", b"a\x00b", b"\x00", b'{"a": "\x00"}', b"\x1f\x8b\x08"])
 def test_bytes_come_back_as_they_were(body: bytes) -> None:
     assert base64.b64decode(read(body).value["body_base64"]) == body
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.sampled_from(["type", "id"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    st.binary(max_size=40)
+    | JSON.map(lambda value: json.dumps(value).encode())
+    | st.text("a=&%0f+", max_size=12).map(str.encode),
+    st.sampled_from(["application/json", FORM, "", "text/plain"]),
+    st.sampled_from([*SCHEMES.values()]),
+    st.dictionaries(st.sampled_from(["x-github-event", "x-github-delivery", "webhook-id"]), st.text()),
+)
+def test_whatever_is_sent_becomes_an_event_that_can_be_stored(
+    body: bytes, content_type: str, scheme: Scheme, headers: dict[str, str]
+) -> None:
+    """Fails with any error, and with a text, a type, a key or an id that PostgreSQL would refuse."""
+    payload = read_body(body, content_type, max_nesting=8)
+    read_back = strict_json.parse(payload.text.encode(), max_nesting=8)
+    assert read_back == payload.value
+    made = event_of("n", scheme, "a.{event}.{payload.type}", "payload.id", payload=payload, headers=headers, body=body)
+    assert TYPE_NAME.fullmatch(made.type)
+    assert len(made.type) <= 200
+    assert 0 < len(made.idempotency_key or "") <= 200
+    assert "\0" not in f"{made.idempotency_key}{made.key}"
+    made.payload.encode()
+    (made.key or "").encode()
 
 
 def event(
