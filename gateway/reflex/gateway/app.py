@@ -40,6 +40,7 @@ from reflex.gateway.origins import for_browsers
 from reflex.gateway.problems import CatchAll, exception_handlers
 from reflex.gateway.publishing import Publisher
 from reflex.gateway.schemas import PayloadSchemas
+from reflex.gateway.webhooks import Webhooks
 
 __all__ = ["create_app"]
 
@@ -104,6 +105,7 @@ def create_app(
         Route("/events", Ingest(settings, publisher), methods=["POST"], name="publish"),
         *websocket.routes(websocket.WebSocket(settings, access, admission, publisher)),
         Route("/events/stream", EventSource(settings, admission), methods=["GET"]),
+        Route("/webhooks/{name}", Webhooks(settings, publisher), methods=["POST"]),
         *reading.routes,
         *dead_letter_routes.routes,
         *approval_routes.routes,

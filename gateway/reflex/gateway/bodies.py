@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from starlette.types import Receive
 
+from reflex.core import cloud_events
 from reflex.core.errors import Saturated
 from reflex.gateway.problems import RequestRefused
 
@@ -22,9 +23,14 @@ CLOSE: Final = {"connection": "close"}
 class MediaType(Enum):
     JSON = "application/json"
     NDJSON = "application/x-ndjson"
+    CLOUD_EVENT = cloud_events.CONTENT_TYPE
+    CLOUD_EVENTS = cloud_events.BATCH_TYPE
+    # Not the body but the headers say that it is one; the body is its data, of any type.
+    BINARY_CLOUD_EVENT = ""
 
 
-COMMON: Final = {kind.value.encode(): kind for kind in MediaType}
+COMMON: Final = {kind.value.encode(): kind for kind in MediaType if kind.value}
+BINARY_MODE: Final = (b"ce-specversion", b"ce-id", b"ce-type")
 
 
 def media_type(headers: Mapping[bytes, bytes]) -> MediaType:
@@ -37,7 +43,10 @@ def media_type(headers: Mapping[bytes, bytes]) -> MediaType:
         RequestRefused: It is neither JSON nor NDJSON, not UTF-8, or compressed.
     """
     header = headers.get(b"content-type", b"")
-    kind = COMMON.get(header) or _parse(header.decode("latin-1"))
+    if not headers.keys().isdisjoint(BINARY_MODE) and not header.lower().startswith(b"application/cloudevents"):
+        kind = MediaType.BINARY_CLOUD_EVENT
+    else:
+        kind = COMMON.get(header) or _parse(header.decode("latin-1"))
     encoding = headers.get(b"content-encoding")
     if encoding is not None and encoding.lower() != b"identity":
         raise _unsupported(f"Content-Encoding {encoding[:40].decode('latin-1')!r} is not taken; send it uncompressed")
@@ -93,14 +102,18 @@ class Bodies:
 
 def _parse(header: str) -> MediaType:
     essence, *parameters = [part.strip() for part in header.lower().split(";")]
-    if essence == "application/json" or (essence.startswith("application/") and essence.endswith("+json")):
+    if essence == MediaType.CLOUD_EVENT.value:
+        kind = MediaType.CLOUD_EVENT
+    elif essence == MediaType.CLOUD_EVENTS.value:
+        kind = MediaType.CLOUD_EVENTS
+    elif essence == "application/json" or (essence.startswith("application/") and essence.endswith("+json")):
         kind = MediaType.JSON
     elif essence in ("application/x-ndjson", "application/ndjson"):
         kind = MediaType.NDJSON
     else:
         given = f"is {essence[:80]!r}" if essence else "is missing"
         raise _unsupported(
-            f"Content-Type {given}; send application/json (an event or an array) or application/x-ndjson"
+            f"Content-Type {given}; send application/json (an event or an array), application/x-ndjson or a CloudEvent"
         )
     for parameter in parameters:
         name, _, value = parameter.partition("=")

@@ -100,6 +100,8 @@ def parameter_row(parameter: Parameter, place: str) -> tuple[str, str, str]:
 def body_table(body: Body) -> str:
     if isinstance(body.schemas, tuple):
         return table("Body", (parameter_row(parameter, "field") for parameter in body.schemas))
+    if "application/json" not in body.schemas:
+        return f"<h4>Body</h4><p>{prose(body.description)}</p>"
     properties = cast("dict[str, dict[str, Any]]", COMPONENTS["NewEvent"]["properties"])
     required = cast("Sequence[str]", COMPONENTS["NewEvent"]["required"])
     rows = (

@@ -18,6 +18,7 @@ from reflex.core.pages import QueryRejected
 from reflex.core.settings import Settings
 from reflex.core.strict_json import parse
 from reflex.gateway.bodies import Bodies, MediaType, discard, media_type
+from reflex.gateway.cloud_events import CloudEvents
 from reflex.gateway.live.hub import hub_of
 from reflex.gateway.live.waiting import publish_and_wait
 from reflex.gateway.problems import BatchRejected, RequestRefused
@@ -31,6 +32,7 @@ WAIT: Final = Parameter(
 )
 SECONDS: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?", re.ASCII)
 
+BATCHES: Final = (MediaType.NDJSON, MediaType.CLOUD_EVENTS)
 MAX_ERRORS: Final = 20
 # Checking a large batch takes tens of milliseconds; other requests get their turn in between.
 EVENTS_A_TURN: Final = 200
@@ -46,6 +48,7 @@ class Ingest:
         self._max_batch = settings.max_batch
         self._bodies = Bodies(max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
         self._publisher = publisher
+        self._cloud_events = CloudEvents(publisher, max_nesting=settings.max_nesting)
         self._max_wait_s = settings.max_wait_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,15 +60,19 @@ class Ingest:
             return
         trace_context = telemetry.valid_trace_context(headers.get(b"traceparent", b"").decode("latin-1"))
         idempotency_key = headers.get(b"idempotency-key")
-        if kind is MediaType.NDJSON or body.lstrip()[:1] == b"[":
+        if kind in BATCHES or (kind is MediaType.JSON and body.lstrip()[:1] == b"["):
             if idempotency_key is not None:
                 raise EventRejected("an Idempotency-Key header is for one event; in a batch give each an `id`")
             if wait_s is not None:
                 raise QueryRejected("is for one event, not for a batch", field="wait")
             events = await self._read_batch(body, kind, trace_context)
-            answer = batch_answer(events, await self._publisher.store(events, trace_context))
+            answer = batch_answer(events, await self._publisher.store(events, trace_context) if events else {})
         else:
-            event = self._read_one(body, idempotency_key, trace_context)
+            if kind is MediaType.JSON:
+                event = self._read_one(body, idempotency_key, trace_context)
+            else:
+                event = self._cloud_events.read_one(kind, scope["headers"], body, idempotency_key, trace_context)
+                trace_context = event.trace_context  # its own, if it brought one along
             if wait_s is not None:
                 await self._answer_when_settled(event, trace_context, wait_s, scope, receive, send)
                 return
@@ -129,11 +136,14 @@ class Ingest:
             values = [lines[number - 1] for number in numbers]
         else:
             # The array around the events is one level more.
-            values = cast("list[Any]", parse(body, max_nesting=self._max_nesting + 1))
+            parsed: object = parse(body, max_nesting=self._max_nesting + 1)
+            if not isinstance(parsed, list):
+                raise EventRejected("must be a JSON array of CloudEvents")
+            values = cast("list[Any]", parsed)
             numbers = None
         if len(values) > self._max_batch:
             raise self._too_many(f"{len(values)} events")
-        if not values:
+        if not values and kind is not MediaType.CLOUD_EVENTS:
             raise EventRejected("the batch is empty; send at least one event")
         events: list[NewEvent] = []
         errors: list[EventRejected] = []
@@ -142,7 +152,8 @@ class Ingest:
             try:
                 if numbers is not None:
                     value = parse(value, max_nesting=self._max_nesting, at=at)
-                events.append(self._publisher.check(value, at=at, trace_context=trace_context))
+                check = self._cloud_events.check if kind is MediaType.CLOUD_EVENTS else self._publisher.check
+                events.append(check(value, at=at, trace_context=trace_context))
             except EventRejected as error:
                 errors += placed(error, numbers[index] if numbers else None)
                 if len(errors) >= MAX_ERRORS:

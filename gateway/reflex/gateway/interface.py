@@ -36,12 +36,16 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer that is no problem document. `row` is a dataclass, or a schema where there is none."""
+    """An answer that is no problem document. `row` is a dataclass, or a schema where there is none.
+
+    `others`: schemas of the media types that a client may ask for instead of JSON.
+    """
 
     status: int
     description: str
     row: type | Mapping[str, Any] | Literal["html", "openapi", "event-stream", "metrics"]
     example: Any = None
+    others: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
 
 
 @dataclass(frozen=True, slots=True)

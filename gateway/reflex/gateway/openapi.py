@@ -165,6 +165,7 @@ def describe_answer(answer: Answer) -> dict[str, Any]:
             content = {"application/json": {"schema": schema}}
     if answer.example is not None:
         content["application/json"]["example"] = answer.example
+    content |= {media_type: {"schema": schema} for media_type, schema in answer.others.items()}
     return {"description": answer.description, "content": content}
 
 

@@ -3,15 +3,16 @@ routes of the app and with real answers."""
 
 from typing import Final
 
-from reflex.core import rows
+from reflex.core import cloud_events, rows
 from reflex.core.api_keys import KeyScope
 from reflex.gateway import example_answers, health, reading
 from reflex.gateway.delivery_operations import DELIVERY_OPERATIONS
 from reflex.gateway.ingest import WAIT
 from reflex.gateway.interface import BAD_QUERY, READ, READS, Answer, Body, Operation
 from reflex.gateway.live import event_source, waiting, websocket
-from reflex.gateway.publishing_schema import BATCH_ANSWER, EVENT, EVENT_ANSWER
+from reflex.gateway.publishing_schema import BATCH_ANSWER, CLOUD_EVENT, EVENT, EVENT_ANSWER
 from reflex.gateway.query import Parameter
+from reflex.gateway.webhook_operations import WEBHOOK_OPERATIONS
 
 __all__ = ["OPERATIONS"]
 
@@ -33,7 +34,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
             "One JSON object, a JSON array of them, or one object a line (`application/x-ndjson`). The answer comes "
             "after the commit that holds the events and their deliveries. A batch is stored as a whole or not at all. "
             "An `id` that was used before with the same source (or an `Idempotency-Key`) stores nothing and answers "
-            "with the first id."
+            "with the first id. CloudEvents 1.0 are taken, too: structured, batched, and in the binary mode, with "
+            "their attributes in `ce-` headers and any content type."
         ),
         parameters=(WAIT,),
         headers=(
@@ -45,6 +47,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
             {
                 JSON: {"oneOf": [EVENT, {"type": "array", "items": EVENT, "minItems": 1}]},
                 "application/x-ndjson": {"type": "string", "description": "One event a line."},
+                cloud_events.CONTENT_TYPE: CLOUD_EVENT,
+                cloud_events.BATCH_TYPE: {"type": "array", "items": CLOUD_EVENT},
             },
         ),
         answers=(
@@ -72,6 +76,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         curl="""-X POST {url}/events -H "Content-Type: application/json" \\
      -d '{{"type": "http", "payload": {{"message": "Hello, Reflex!"}}}}'""",
     ),
+    *WEBHOOK_OPERATIONS,
     Operation(
         method="GET",
         path="/ws",
@@ -131,7 +136,16 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         summary="One event: its deliveries, every run, and the events these published.",
         scopes=READ,
         place=EVENT_ID,
-        answers=(Answer(200, "The event.", rows.EventDetail, example_answers.EVENT),),
+        description="With `Accept: application/cloudevents+json` it is answered as a CloudEvent, alone.",
+        answers=(
+            Answer(
+                200,
+                "The event.",
+                rows.EventDetail,
+                example_answers.EVENT,
+                others={cloud_events.CONTENT_TYPE: CLOUD_EVENT},
+            ),
+        ),
         problems={**NO_EVENT, **READS},
         curl="{url}/events/" + EVENT_ID.example,
     ),

@@ -64,6 +64,8 @@ TITLES: Final = {
     "stopping": "The gateway is stopping",
     "key_refused": "No valid API key came with the request",
     "scope_missing": "The API key may not do this",
+    "signature_refused": "The webhook is not accepted; nothing was stored",
+    "webhook_not_ready": "The webhook cannot be checked yet; nothing was stored",
 }
 RETRY_LATER: Final = {"retry-after": "1"}
 SHOWN_LENGTH: Final = 500

@@ -66,8 +66,12 @@ class Publisher:
             types = {event.type for event in events}
             name = types.pop() if len(types) == 1 else "batch"
             with telemetry.send_span(name, count=len(events), stored=trace_context):
-                trace_context = telemetry.trace_context()
-                stored = await self._store.append([event._replace(trace_context=trace_context) for event in events])
+                here = telemetry.trace_context()
+                # A CloudEvent in a batch may belong to a trace of its own.
+                own = [event._replace(trace_context=here) if event.trace_context == trace_context else event
+                       for event in events]  # fmt: skip
+                stored = await self._store.append(own)
+                trace_context = here
         self._metrics.stored(
             events, stored, took_s=time.perf_counter() - began, knows=self._schemas.knows, trace_context=trace_context
         )

@@ -8,9 +8,10 @@ from typing import Any, Final
 from reflex.core.envelope import MAX_LENGTH
 from reflex.core.events import MAX_TYPE_LENGTH, SYSTEM_PREFIX, TYPE_NAME
 
-__all__ = ["BATCH_ANSWER", "COMPONENTS", "EVENT", "EVENT_ANSWER"]
+__all__ = ["BATCH_ANSWER", "CLOUD_EVENT", "COMPONENTS", "EVENT", "EVENT_ANSWER"]
 
 EVENT: Final = {"$ref": "#/components/schemas/NewEvent"}
+CLOUD_EVENT: Final = {"$ref": "#/components/schemas/CloudEvent"}
 EVENT_ANSWER: Final = {"$ref": "#/components/schemas/Accepted"}
 BATCH_ANSWER: Final = {"$ref": "#/components/schemas/AcceptedBatch"}
 
@@ -59,6 +60,30 @@ COMPONENTS: Final[Mapping[str, Mapping[str, Any]]] = {
                 "format": "date-time",
                 "description": "Deliver it only then. Not together with `delay`.",
             },
+        },
+    },
+    "CloudEvent": {
+        "type": "object",
+        "description": "A CloudEvent 1.0 in its JSON format. Members beside these are extensions.",
+        "required": ["specversion", "id", "source", "type"],
+        "additionalProperties": {"type": ["string", "boolean", "integer", "null"]},
+        "properties": {
+            "specversion": {"const": "1.0"},
+            "id": {"type": "string", "minLength": 1, "maxLength": MAX_LENGTH["id"]},
+            "source": {
+                "type": "string",
+                "format": "uri-reference",
+                "minLength": 1,
+                "maxLength": MAX_LENGTH["source"],
+                "description": "With the same id, it is the same event, and stored once.",
+            },
+            "type": {"type": "string", "maxLength": MAX_TYPE_LENGTH, "pattern": f"^{TYPE_NAME.pattern}$"},
+            "subject": text("key", "The event's key."),
+            "time": {"type": ["string", "null"], "format": "date-time"},
+            "datacontenttype": {"type": ["string", "null"], "minLength": 1},
+            "dataschema": {"type": ["string", "null"], "format": "uri", "minLength": 1},
+            "data": {"description": "The payload; wrapped as its member `data`, if it is no object."},
+            "data_base64": {"type": ["string", "null"], "contentEncoding": "base64"},
         },
     },
     "Accepted": {

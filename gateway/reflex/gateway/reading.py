@@ -9,10 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from reflex.core.cloud_event_reads import get_cloud_event
 from reflex.core.errors import NotFound
 from reflex.core.reads import get_event, list_event_types, list_events, list_triggers
 from reflex.core.rows import EventRow, EventTypeRow, TriggerRow
 from reflex.core.schedules import ScheduleRow, list_schedules
+from reflex.gateway import cloud_events
 from reflex.gateway.answers import json_answer
 from reflex.gateway.connections import read
 from reflex.gateway.query import CURSOR, LIMIT, Parameter, read_query
@@ -71,7 +73,11 @@ async def events(request: Request) -> Response:
 async def event(request: Request) -> Response:
     read_query(request, ())
     event_id = parse_event_id(request.path_params["id"])
-    return json_answer(await read(request, lambda conn: get_event(conn, event_id)))
+    if cloud_events.is_wanted(request):
+        return cloud_events.answer(await read(request, lambda conn: get_cloud_event(conn, event_id)))
+    answer = json_answer(await read(request, lambda conn: get_event(conn, event_id)))
+    answer.headers["vary"] = "accept"
+    return answer
 
 
 async def event_types(request: Request) -> Response:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reflex.cli import approvals, budgets, dead_letters, effects, keys, state, waiting
+from reflex.cli import approvals, budgets, dead_letters, effects, keys, state, waiting, webhooks
 from reflex.core.errors import CONFIGURATION_EXIT_CODE, ConfigurationError, ReflexError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ app.add_typer(approvals.app, name="approvals")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(state.app, name="state")
 app.add_typer(waiting.app, name="waiting")
+app.add_typer(webhooks.app, name="webhooks")
 
 DISTRIBUTIONS = {
     "reflex.gateway": "reflex-fleet-gateway",
@@ -127,7 +128,7 @@ def migrate() -> None:
 
 @app.command()
 def register(app: AppPath = None, json: Json = False) -> None:
-    """Load an app and put its event types, triggers and schedules into the database, as a starting worker does."""
+    """Load an app and put what it declares into the database, as a starting worker does."""
     import asyncio
 
     from reflex.cli import registering

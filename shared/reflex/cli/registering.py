@@ -1,4 +1,4 @@
-"""`reflex register`: an app's event types, triggers and schedules into the database, without running anything."""
+"""`reflex register`: what an app declares into the database, without running anything."""
 
 import typer
 
@@ -33,3 +33,5 @@ async def register_app(settings: Settings, *, as_json: bool) -> None:
         typer.echo(f"  trigger     {trigger.name}  <- {', '.join(trigger.patterns)}")
     for schedule in manifest.schedules:
         typer.echo(f"  schedule    {schedule.name}  {schedule.description} -> {schedule.type}")
+    for webhook in manifest.webhooks:
+        typer.echo(f"  webhook     {webhook.name}  /webhooks/{webhook.name} -> {webhook.type}")

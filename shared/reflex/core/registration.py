@@ -15,6 +15,7 @@ from reflex.core.events import pattern_bounds
 from reflex.core.lanes import WhenDead
 from reflex.core.schedules import ScheduleDefinition, register_schedules
 from reflex.core.statements import statement
+from reflex.core.webhooks import WebhookDefinition, register_webhooks
 
 __all__ = [
     "REGISTRY_CHANNEL",
@@ -54,12 +55,13 @@ class TriggerDefinition:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """An app: its name (the module's path), event types, triggers and schedules."""
+    """An app: its name (the module's path), event types, triggers, schedules and webhooks."""
 
     app: str
     event_types: tuple[EventType, ...]
     triggers: tuple[TriggerDefinition, ...]
     schedules: tuple[ScheduleDefinition, ...] = ()
+    webhooks: tuple[WebhookDefinition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ async def register(conn: AsyncConnection[Any], manifest: Manifest) -> Registered
         )
         trigger_ids: dict[str, int] = dict(await cursor.fetchall())
         schedule_ids = await register_schedules(conn, app_id, manifest.schedules)
+        await register_webhooks(conn, app_id, manifest.webhooks)
         routes = [
             (trigger_ids[trigger.name], pattern, *pattern_bounds(pattern), trigger.key_path)
             for trigger in manifest.triggers

@@ -235,6 +235,14 @@ sa.Table(
     sa.CheckConstraint("overlap IN ('allow', 'skip')", name="overlap"),
 )
 sa.Table(
+    "webhook",
+    metadata,
+    key("name", TYPE),
+    needed("app_id", sa.Integer, sa.ForeignKey("reflex.app.app_id")),
+    needed("definition", JSONB),
+    needed("registered_at", AT, default=NOW),
+)
+sa.Table(
     "api_key",
     metadata,
     key("key_id", TYPE),

@@ -83,6 +83,8 @@ class Settings(BaseSettings):
     max_step_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     max_published: int = Field(default=1000, ge=1)
     keep: Duration | None = None
+    # whether webhooks go to addresses of networks that are not the public internet
+    webhook_private: bool = False
     # A model request that takes longer has failed; a model that fails so many times in a row is not asked for a while.
     model_timeout_s: float = Field(default=300, gt=0)
     circuit_failures: int = Field(default=5, ge=0)

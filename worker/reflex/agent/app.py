@@ -1,4 +1,4 @@
-"""The app: the triggers, schedules and event types of an author's module, and what is told about it to the database."""
+"""The app: what an author's module declares, and what is told about it to the database."""
 
 import importlib
 import inspect
@@ -19,6 +19,7 @@ from reflex.agent.failures import is_own, own_lines, without_secrets
 from reflex.agent.models import OFFLINE, model_problem
 from reflex.agent.schedules import Schedule
 from reflex.agent.triggers import Trigger, is_model_agent
+from reflex.agent.webhooks import Webhook
 from reflex.core.errors import AppError
 from reflex.core.events import EventRegistry
 from reflex.core.registration import EventType, Manifest, TriggerDefinition
@@ -31,11 +32,12 @@ MAX_MESSAGE_LENGTH: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A module's triggers and schedules, in the order in which it made them. The name is the module's path."""
+    """What a module has declared, in the order in which it did. The name is the module's path."""
 
     name: str
     triggers: tuple[Trigger, ...]
     schedules: tuple[Schedule, ...] = ()
+    webhooks: tuple[Webhook, ...] = ()
 
     def manifest(self) -> Manifest:
         """What gateways need to know: they validate and route by it, and never import the app."""
@@ -56,6 +58,7 @@ class App:
                 for trigger in self.triggers
             ),
             schedules=tuple(schedule.definition() for schedule in self.schedules),
+            webhooks=tuple(webhook.definition for webhook in self.webhooks),
         )
 
 
@@ -84,7 +87,8 @@ def load_app(path: str, *, default_model: str | None = None) -> App:
         raise AppError(f"{path} defines no trigger; construct one, as in Trigger(name=…, filter=…, agent=…)")
     check_names(path, declared)
     check_effects(path, triggers)
-    return App(path, triggers, tuple(declaration for declaration in declared if isinstance(declaration, Schedule)))
+    schedules = tuple(declaration for declaration in declared if isinstance(declaration, Schedule))
+    return App(path, triggers, schedules, tuple(each for each in declared if isinstance(each, Webhook)))
 
 
 def check_path(path: str) -> None:

@@ -27,7 +27,7 @@ class PublishError(ReflexError):
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """What one run may produce."""
+    """What one run may produce, and where to."""
 
     max_depth: int = 16
     max_published: int = 1000
@@ -37,6 +37,7 @@ class RunLimits:
     max_state_bytes: int = 256 * 1024
     max_memory_bytes: int = 1024 * 1024
     max_step_bytes: int = MAX_STEP_BYTES
+    private_webhooks: bool = False
 
 
 def caused_event(

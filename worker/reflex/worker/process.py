@@ -163,6 +163,7 @@ async def live(
                 max_state_bytes=settings.max_state_bytes,
                 max_memory_bytes=settings.max_memory_bytes,
                 max_step_bytes=settings.max_step_bytes,
+                private_webhooks=settings.webhook_private,
             ),
             steps=steps,
             audience=progress,

@@ -1,0 +1,3 @@
+-- Remove a webhook.
+DELETE FROM reflex.webhook
+WHERE name = %(name)s
