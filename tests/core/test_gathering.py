@@ -66,12 +66,17 @@ async def test_the_first_waits_the_rest_is_skipped_and_the_last_makes_it_due(db:
 
 
 async def test_a_settlement_that_comes_too_late_gathers_nothing(db: AsyncConnection[Any]) -> None:
-    """Its event is another worker's by now, which gathers it. Fails if leases are not looked at before."""
+    """Its event is another worker's by now, which gathers it. Fails if leases are not looked at, or whoever's."""
     worker_id, trigger_id, (lease,) = await claimed(db, 1)
     later = datetime.now(UTC) + HOUR
     assert len(await reap(db, lease_timeout=MINUTE, now=later)) == 1
     assert await settle(db, worker_id, [gathering(lease)]) == {(trigger_id, lease.event_id)}
+    successor = await enlisted(db, await shop(db))
+    (again,) = await claim(db, successor, [trigger_id])
+    assert await settle(db, worker_id, [gathering(lease)]) == {(trigger_id, lease.event_id)}
     assert (await count(db, "gathered"), await count(db, "batch")) == (0, 0)
+    assert await settle(db, successor, [gathering(again)]) == frozenset()
+    assert (await count(db, "gathered"), await count(db, "batch")) == (1, 1)
 
 
 async def test_an_answer_that_was_lost_gathers_once(db: AsyncConnection[Any]) -> None:

@@ -1,8 +1,10 @@
 """The plans of what stateful filters and gathering triggers ask for: by subject and by event, among many."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
+import pytest
 
 from tests.plans.test_plans import explain, nodes
 
@@ -14,19 +16,29 @@ SELECT lpad(to_hex(n), 32, '0')::uuid, 'order.created', 's', 'k' || n, now(), '{
 INSERT INTO reflex.lease (trigger_id, event_id, attempt, lease_epoch, worker_id)
 SELECT 1, lpad(to_hex(n), 32, '0')::uuid, 1, 1, gen_random_uuid() FROM generate_series(1, {ROWS}) n;
 INSERT INTO reflex.passed (event_id, trigger_id, subject, passed_at, expires_at)
-SELECT lpad(to_hex(n), 32, '0')::uuid, 1, 's' || n % 500, now(), now() + n * interval '1 s'
+SELECT lpad(to_hex(n), 32, '0')::uuid, 1, 's' || n % 500, now(), now() + interval '1 h' + n * interval '1 s'
 FROM generate_series(1, {ROWS}) n;
 INSERT INTO reflex.batch (trigger_id, event_id, subject, events, sealed, due_at)
-SELECT 1, lpad(to_hex(n), 32, '0')::uuid, 'b' || n, 5, false, now() + n * interval '1 s'
+SELECT 1, lpad(to_hex(n), 32, '0')::uuid, 'b' || n, 5, false, now() + interval '1 h' + n * interval '1 s'
 FROM generate_series(1, {ROWS} / 5) n;
 INSERT INTO reflex.gathered (event_id, trigger_id, subject, accepted_at, batch_id)
 SELECT lpad(to_hex(n), 32, '0')::uuid, 1, 'b' || n / 5, now(), lpad(to_hex(1 + n / 5), 32, '0')::uuid
 FROM generate_series(1, {ROWS} / 2) n;
 INSERT INTO reflex.gathered (event_id, trigger_id, subject, accepted_at, expires_at)
-SELECT lpad(to_hex(n), 32, '0')::uuid, 1, 's' || n % 50, now() - n * interval '1 s', now() + n * interval '1 s'
+SELECT lpad(to_hex(n), 32, '0')::uuid, 1, 's' || n % 50, now() - n * interval '1 s',
+       now() + interval '1 h' + n * interval '1 s'
 FROM generate_series({ROWS} / 2 + 1, {ROWS}) n;
 """
 IDS = [f"{n:032x}" for n in range(1, 101)]
+
+
+@pytest.fixture(scope="module")
+def full(shared_database_url: str) -> Iterator[psycopg.Connection]:
+    """Filled once: what is explained is undone."""
+    with psycopg.connect(shared_database_url, autocommit=True) as conn:
+        conn.execute(FILL.encode())
+        conn.execute("VACUUM ANALYZE")
+        yield conn
 
 
 def rows_read(plan: dict[str, Any]) -> int:

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from reflex.agent.context import AgentContext
 from reflex.agent.filters import dedupe_filter, rate_limit_filter, type_filter
 from reflex.agent.gathering import error_threshold, every_n
 from reflex.agent.triggers import Trigger
 from reflex.testing.app import AppTest
+from tests.agent.test_examples import PYTHON, ROOT
 
 MINUTE = timedelta(minutes=1)
 LOGS = type_filter("log")
@@ -40,7 +44,7 @@ async def test_a_rate_limit_lets_so_many_through_in_any_minute(reflex_app: Refle
         await t.run()
         assert outputs(t) == [[1], [2], [4]]
         (refused,) = [run for run in t.runs if run.outcome == "skipped"]
-        assert refused.error == "rate limited: 2 per 0:01:00 with key 'a'"
+        assert refused.error == "rate limited: 2 per 0:01:00 (key 'a')"
         await t.clock.skip(timedelta(seconds=40))
         await publish(t, 5)
         await t.run()
@@ -150,3 +154,15 @@ async def test_a_threshold_fires_once_for_each_crossing_with_its_events(reflex_a
         await publish(t, 10, 11)
         await t.run()
         assert outputs(t) == [[2, 3, 4], [8, 9, 10]]
+
+
+async def test_the_guide_is_an_app_and_its_test_passes(
+    reflex_app: ReflexApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if the guide shows what does not load, or says of the clock what is not so."""
+    app, test = PYTHON.findall((ROOT / "docs/guides/filters.md").read_text())
+    (tmp_path / "app_of_the_guide.py").write_text(app)
+    monkeypatch.syspath_prepend(tmp_path)
+    names: dict[str, Any] = {"timedelta": timedelta}
+    exec(test.replace("shop.app", "app_of_the_guide"), names)
+    await names["test_a_digest_comes_after_a_minute"](reflex_app)

@@ -3,13 +3,11 @@
     12 events from 2026-11-28 12:00:00 to 2026-11-28 12:04:10 UTC (0:04:10)
     types: log.error 9, log.warning 3
     sources: http 12
-    level: "error" 9, "warning" 3
-    message: "connection refused" 8, "timeout after 30 s" 2, and 2 more values
-    first: log.error 12:00:00 {"level":"error","message":"connection refused"}
-    …
-    last: log.error 12:04:10 {"level":"error","message":"timeout after 30 s"}
+    message: "connection refused" 8, "timeout after 30 s" 2, "slow" 1, "slower" 1
+    sample 1: log.error 12:00:00 {"message":"connection refused"}
+    sample 12: log.error 12:04:10 {"message":"timeout after 30 s"}
 
-What is not unlike in any two events is left to the samples: ids say nothing of many events.
+A field that is different in each event is left to the samples: ids say nothing of many events.
 """
 
 import json

@@ -33,10 +33,10 @@ class Gate:
         """What this event has to keep to; None if nothing."""
         if self.needs_values and None in values_of(event, self.paths):
             return None
-        about = "".join(
-            f" with {path} {shown(value)}" for path, value in zip(self.paths, values_of(event, self.paths), strict=True)
-        )
-        return Limit(subject_of(event, self.paths), self.most, self.within, f"{self.refusal}{about}")
+        values = zip(self.paths, values_of(event, self.paths), strict=True)
+        about = ", ".join(f"{path} {shown(value)}" for path, value in values)
+        reason = f"{self.refusal} ({about})" if about else self.refusal
+        return Limit(subject_of(event, self.paths), self.most, self.within, reason)
 
 
 def rate_limit_gate(limit: Any, per: Any, by: By) -> Gate:
