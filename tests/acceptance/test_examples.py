@@ -95,3 +95,39 @@ async def test_a_call_is_answered_and_the_incident_written_up(database_url: str,
         people = app.recorded("incident_response.sqlite", "SELECT person FROM page")
         assert people == closed["payload"]["called"] == ["ann"]
         assert (await app.output(closed["id"]))["cause"] == "discounts"
+
+
+async def test_errors_of_a_service_are_looked_at_and_a_digest_comes_of_what_there_is(
+    database_url: str, tmp_path: Path
+) -> None:
+    """Fails with: a timer that nobody promotes; a batch whose run is not told its events."""
+    async with running("log_anomaly", database_url, tmp_path, DIGEST_EVERY_S="2") as app:
+        lines = [await app.send("log.line", "checkout", level="error", message="no answer") for _ in range(5)]
+        found = await app.found("/events?type=anomaly.found", "events")
+        assert (found["key"], found["payload"]["lines"], found["payload"]["severity"]) == ("checkout", 5, "high")
+        assert "payments" in await app.output(found["id"])
+
+        async def digest() -> Any:
+            deliveries = (await app.client.get(f"/events/{lines[0]}")).json()["deliveries"]
+            return next((each["runs"][-1]["output"] for each in deliveries if each["state"] == "succeeded"), None)
+
+        headline = (await eventually(digest, what="a digest"))["headline"]
+        assert headline == "5 lines, 5 of them errors"
+
+
+async def test_a_user_is_warned_once_for_what_is_said_twice(database_url: str, tmp_path: Path) -> None:
+    """Fails with: a duplicate that is let through, and one whose reason nobody sees."""
+    async with running("content_moderation", database_url, tmp_path) as app:
+        await app.send("post.created", "eve", post_id="P1", text="you idiot")
+        warned = await app.found("/events?type=user.warned", "events")
+        assert (warned["key"], warned["payload"]["strikes"]) == ("eve", 1)
+        again = await app.send("post.created", "eve", post_id="P2", text="you idiot")
+
+        async def skipped() -> Any:
+            deliveries = (await app.client.get(f"/events/{again}")).json()["deliveries"]
+            judged = next(each for each in deliveries if each["trigger"] == "judge")
+            return judged["runs"][-1] if judged["state"] == "skipped" else None
+
+        run = await eventually(skipped, what="a duplicate that is skipped")
+        assert run["error"].startswith("duplicate: one like it was let through within 1:00:00 (key 'eve', payload.text")
+        assert len((await app.client.get("/events?type=user.warned")).json()["events"]) == 1

@@ -8,6 +8,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from reflex.core.approval_waits import begin_approvals
+from reflex.core.batches import end_batches
 from reflex.core.journal import forget_steps
 from reflex.core.log import append
 from reflex.core.settlement import Outcome, Settlement, not_begun
@@ -34,7 +35,10 @@ OVER: Final = frozenset({Outcome.SUCCEEDED, Outcome.SKIPPED, Outcome.CANCELLED})
 
 def have_consequences(settlements: Sequence[Settlement]) -> bool:
     """Whether settling them needs a transaction of more than one statement."""
-    return any(s.published or s.forget_steps or s.wait or s.state or s.with_it for s in settlements)
+    return any(
+        s.published or s.forget_steps or s.wait or s.state or s.with_it or s.gathers or s.hands_over
+        for s in settlements
+    )
 
 
 async def give_way(
@@ -86,6 +90,8 @@ async def carry_out(
         await append(conn, events)
     if forgotten := [(s.trigger_id, s.event_id, s.outcome in OVER) for s in held if s.forget_steps]:
         await forget_steps(conn, forgotten)
+    if handed_over := [s for s in held if s.hands_over and s.outcome in OVER]:
+        await end_batches(conn, handed_over)
     if cancelled := [(s.trigger_id, s.event_id) for s in held if s.outcome is Outcome.CANCELLED]:
         await forget_cancellations(conn, cancelled)
     if waits := [settlement for settlement in held if settlement.wait is not None]:

@@ -59,6 +59,7 @@ class StepKind(StrEnum):
     EFFECT = "effect"  # how it ended
     INBOX = "inbox"  # which events the run took of its lane
     BLOB = "blob"  # a large text that steps hold, by its digest
+    FILTER = "filter"  # what a stateful filter has decided
 
 
 class Step(NamedTuple):

@@ -10,9 +10,11 @@ from psycopg import AsyncConnection
 
 from reflex.core.consequences import Settled, carry_out, give_way, have_consequences
 from reflex.core.dead_letter_event import dead_letter_event
+from reflex.core.gathering import gather
 from reflex.core.lanes import LaneId, claim_lanes, settle_lanes
 from reflex.core.settlement import Claimed, Outcome, Settlement, as_arrays, settled
 from reflex.core.statements import only_row, statement
+from reflex.core.waiting import end_waits
 
 __all__ = [
     "Exchanged",
@@ -122,8 +124,10 @@ async def exchange_unordered(
         return await settle_and_claim(conn, worker_id, settlements, trigger_ids, limit)
     async with conn.transaction():
         settlements, conflicts = await give_way(conn, settlements)
+        settlements, full = await gather(conn, settlements)
         exchanged = await settle_and_claim(conn, worker_id, settlements, trigger_ids, limit)
         await carry_out(conn, settlements, exchanged.stale)
+        await end_waits(conn, full)
     return replace(exchanged, conflicts=tuple(conflicts))
 
 

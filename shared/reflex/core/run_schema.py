@@ -20,7 +20,7 @@ step = sa.Table(
     needed("lease_epoch", sa.Integer),
     needed("created_at", AT, default=NOW),
     sa.CheckConstraint(
-        "kind IN ('model_request', 'tool_call', 'wait', 'intent', 'effect', 'inbox', 'blob')", name="kind"
+        "kind IN ('model_request', 'tool_call', 'wait', 'intent', 'effect', 'inbox', 'blob', 'filter')", name="kind"
     ),
 )
 sa.Index(
@@ -153,3 +153,43 @@ approval = sa.Table(
     sa.CheckConstraint("(decision IS NULL) = (decided_at IS NULL)", name="decided"),
 )
 sa.Index("ix_approval_pending", approval.c.approval_id, postgresql_where=approval.c.decided_at.is_(None))
+sa.Table(
+    "passed",
+    metadata,
+    key("event_id", sa.Uuid),
+    key("trigger_id", sa.Integer),
+    key("subject", TYPE),
+    needed("passed_at", AT),
+    needed("expires_at", AT),
+    sa.Index("ix_passed_subject", "trigger_id", "subject", "passed_at"),
+    sa.Index("ix_passed_expires_at", "expires_at"),
+)
+batch = sa.Table(
+    "batch",
+    metadata,
+    key("trigger_id", sa.Integer),
+    key("event_id", sa.Uuid),
+    needed("subject", TYPE),
+    needed("events", sa.Integer),
+    needed("sealed", sa.Boolean),
+    needed("due_at", AT),
+    sa.Index("ix_batch_due_at", "due_at"),
+)
+sa.Index("ix_batch_subject", batch.c.trigger_id, batch.c.subject, unique=True, postgresql_where=~batch.c.sealed)
+gathered = sa.Table(
+    "gathered",
+    metadata,
+    key("event_id", sa.Uuid),
+    key("trigger_id", sa.Integer),
+    needed("subject", TYPE),
+    needed("accepted_at", AT),
+    optional("batch_id", sa.Uuid),
+    needed("fired", sa.Boolean, default=sa.text("false")),
+    optional("expires_at", AT),
+)
+has_end = gathered.c.expires_at.is_not(None)
+sa.Index("ix_gathered_batch_id", gathered.c.trigger_id, gathered.c.batch_id,
+         postgresql_where=gathered.c.batch_id.is_not(None))  # fmt: skip
+sa.Index("ix_gathered_subject", gathered.c.trigger_id, gathered.c.subject, gathered.c.accepted_at,
+         postgresql_where=has_end)  # fmt: skip
+sa.Index("ix_gathered_expires_at", gathered.c.expires_at, postgresql_where=has_end)

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from reflex.core.batches import Gathering
 from reflex.core.events import Event, NewEvent
 from reflex.core.ids import DeliveryId
 from reflex.core.retry import RetryPolicy
@@ -72,7 +73,8 @@ class Settlement(NamedTuple):
     in the same transaction; `forget_steps` deletes the delivery's journal in it. `lane_key` is that of the lease.
     `wait` says for what a delivery waits. `state` is written in it, too, if nobody else has changed that state
     meanwhile; else the delivery is given back. `with_it` are the settlements of what the run has taken of its lane, in
-    the same transaction.
+    the same transaction. `gathers` says for what the event is kept instead of being run; `hands_over` that the run was
+    given the batch of its delivery.
     """
 
     trigger_id: int
@@ -91,6 +93,8 @@ class Settlement(NamedTuple):
     wait: Wait | None = None
     state: StateChange | None = None
     with_it: tuple["Settlement", ...] = ()
+    gathers: Gathering | None = None
+    hands_over: bool = False
 
 
 def settled(claimed: Claimed, outcome: Outcome, **rest: Any) -> Settlement:

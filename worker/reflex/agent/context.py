@@ -17,6 +17,7 @@ from reflex.agent.inbox import new_events
 from reflex.agent.journal import Journal, current_call, note_published
 from reflex.agent.progress import RunProgress
 from reflex.agent.publishing import PublishError, RunLimits, caused_event
+from reflex.agent.run_events import RunEvents
 from reflex.agent.state import StateError
 from reflex.agent.suspension import sleep
 from reflex.agent.wait_for import WhoseKey, wait_for
@@ -50,6 +51,8 @@ class AgentContext:
     Attributes:
         event: The event, as its registered class or as an `UntypedEvent`; `event.meta` is the record in the log.
         key: What the event is about; events that this run publishes inherit it.
+        events: With `when=`, all events that were gathered for this run, in the order in which they were accepted;
+            `event` is then the one whose delivery runs. Without, that one alone. `events.summary()` is for prompts.
         attempt: 1 for the first.
         delivery_id: Stays the same in all attempts: `str(ctx.delivery_id)` is an idempotency key for other systems.
         trigger: The trigger's name.
@@ -106,6 +109,7 @@ class AgentContext:
         # One entry for each call of a pydantic-ai agent, those that failed too: what was paid for is recorded.
         self.usages: list[Any] = []
         self.finished = False
+        self.events = RunEvents([event])
         self._record: Event = event.meta
         self._log = log
 

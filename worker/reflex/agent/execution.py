@@ -161,7 +161,7 @@ async def run_model_agent(
     naming = agent.override(name=ctx.trigger) if agent.name is None else nullcontext()
     with replaying, naming:
         async with recording:
-            return await agent.run(default_prompt(ctx.event) if prompt is None else prompt, **options)
+            return await agent.run(await prompt_of_all(ctx) if prompt is None else prompt, **options)
 
 
 def settings_of(given: Any, timeout_s: float | None, run: "RunContext[Any]") -> "ModelSettings":
@@ -188,7 +188,9 @@ async def prompt_of(trigger: Trigger, ctx: AgentContext) -> str:
 
 
 async def prompt_of_all(ctx: AgentContext) -> str:
-    """The default prompt; of a run that coalesces, a line for each event."""
+    """The default prompt; of a run that coalesces, a line for each event; of one with a batch, its summary."""
+    if len(ctx.events) > 1:
+        return ctx.events.summary()
     more = await ctx.incoming.begin() if ctx.incoming is not None and ctx.incoming.coalesces else []
     return "\n".join(map(default_prompt, (ctx.event, *more)))
 

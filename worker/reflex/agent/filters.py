@@ -3,15 +3,19 @@
     type_filter("order.created") & keyword_filter("amount", lambda x: x > 100)
 
 The types become rows that the ingest statement joins with, so most events that a filter does not want never become
-deliveries; the rest of the predicate runs in the worker.
+deliveries; the rest of the predicate runs in the worker. What depends on other events (`rate_limit_filter`,
+`dedupe_filter`) is asked last, of the database.
 """
 
 import inspect
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias, cast
+from datetime import timedelta
+from typing import Any, TypeAlias
 
+from reflex.agent.gates import Gate, dedupe_gate, rate_limit_gate
+from reflex.agent.paths import MISSING, By, field_of
 from reflex.core.errors import ReflexError
 from reflex.core.events import SYSTEM_PREFIX, Event, candidate_patterns, check_type_pattern
 
@@ -19,9 +23,11 @@ __all__ = [
     "Filter",
     "FilterError",
     "any_event",
+    "dedupe_filter",
     "event_filter",
     "key_filter",
     "keyword_filter",
+    "rate_limit_filter",
     "source_filter",
     "type_filter",
 ]
@@ -30,7 +36,6 @@ __all__ = [
 Predicate: TypeAlias = Callable[[Any], object]
 JsonValue: TypeAlias = str | int | float | bool | list[Any] | dict[str, Any] | None
 
-MISSING: Final = object()
 # How tightly the text of a filter binds, to know where a composed one needs brackets.
 ATOM, AND, OR = 2, 1, 0
 
@@ -46,7 +51,8 @@ class Filter:
     """A predicate on an event. Compose with `&`, `|` and `~`; call it with an event.
 
     `patterns` are the event types that it could match; none at all means that it can match nothing. Types that Reflex
-    writes itself (`reflex.…`) match only if a pattern names them, whatever the predicate says.
+    writes itself (`reflex.…`) match only if a pattern names them, whatever the predicate says. `gates` are what it asks
+    of other events, once its predicate holds: called with an event, it knows nothing of them.
     """
 
     patterns: frozenset[str]
@@ -54,6 +60,7 @@ class Filter:
     text: str
     binding: int = field(default=ATOM)
     inverse: "Filter | None" = field(default=None)
+    gates: tuple[Gate, ...] = ()
 
     def __call__(self, event: Event) -> bool:
         """Whether the event matches.
@@ -72,11 +79,14 @@ class Filter:
             lambda event: first(event) and second(event),
             f"{self.bracketed(AND)} & {other.bracketed(AND)}",
             AND,
+            gates=self.gates + other.gates,
         )
 
     def __or__(self, other: "Filter") -> "Filter":
         if not is_filter(other):
             return NotImplemented
+        self.refuse_gates("|")
+        other.refuse_gates("|")
         first, second = self.test, other.test
         return Filter(
             simplified(self.patterns | other.patterns),
@@ -88,6 +98,7 @@ class Filter:
     def __invert__(self) -> "Filter":
         if self.inverse is not None:
             return self.inverse
+        self.refuse_gates("~")
         test = self.test
         # What is not of one type can be of any other: `*`. Only the inverse of everything is known to be nothing.
         patterns: frozenset[str] = frozenset() if self.test is always else frozenset({"*"})
@@ -102,6 +113,14 @@ class Filter:
 
     def bracketed(self, binding: int) -> str:
         return self.text if self.binding >= binding else f"({self.text})"
+
+    def refuse_gates(self, operator: str) -> None:
+        """Raises TypeError if it asks of other events."""
+        if self.gates:
+            raise TypeError(
+                f"{self!r} cannot be composed with {operator}: whether it matches depends on what it has let through "
+                "before; compose it with & only, and put | and ~ in brackets beside it"
+            )
 
 
 def type_filter(*types: str) -> Filter:
@@ -170,6 +189,31 @@ def any_event() -> Filter:
     return Filter(frozenset({"*"}), always, "any_event()")
 
 
+def rate_limit_filter(limit: int, *, per: timedelta, by: By = "key") -> Filter:
+    """At most so many events of one subject in any time of this length; more are skipped. Compose it with `&`.
+
+    Only events that match all of the rest count, and only those that are let through, by when they are: the clock is
+    the database's, and all workers share it. It is decided once for each delivery, whatever becomes of its run.
+
+    Args:
+        limit: At most 10,000.
+        by: What makes events one subject: `"key"`, `"source"`, a path such as `"payload.user"`, several of these, or
+            None: all events. Those that have nothing there are one subject, too.
+
+    Raises:
+        TypeError, ValueError: An argument makes no sense.
+    """
+    gate = rate_limit_gate(limit, per, by)
+    return Filter(frozenset({"*"}), always, f"rate_limit_filter({limit}, per={per}, by={by!r})", gates=(gate,))
+
+
+def dedupe_filter(*, within: timedelta, by: By = "key") -> Filter:
+    """Of events that are the same, one in any time of this length; more are skipped. As `rate_limit_filter`, but an
+    event that has nothing at one of the paths is the same as no other, and is let through."""
+    gate = dedupe_gate(within, by)
+    return Filter(frozenset({"*"}), always, f"dedupe_filter(within={within}, by={by!r})", gates=(gate,))
+
+
 def always(event: Event) -> bool:
     return True
 
@@ -205,21 +249,6 @@ def simplified(patterns: Iterable[str]) -> frozenset[str]:
             for other in every
         )
     )
-
-
-def field_of(payload: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path, or MISSING. A name that itself contains the dots is found first."""
-    if path in payload:
-        return payload[path]
-    value: Any = payload
-    for part in path.split("."):
-        if isinstance(value, Mapping) and part in value:
-            value = cast("Mapping[str, Any]", value)[part]
-        elif isinstance(value, list) and part.isdecimal() and int(part) < len(cast("list[Any]", value)):
-            value = cast("list[Any]", value)[int(part)]
-        else:
-            return MISSING
-    return value
 
 
 def equal_to(value: object) -> Predicate:

@@ -17,6 +17,7 @@ from reflex.agent.declarations import Declaration, checked_name
 from reflex.agent.divergence import WhenDiverged
 from reflex.agent.effects import checked_effects
 from reflex.agent.filters import Filter, FilterError
+from reflex.agent.gathering import When, checked_when
 from reflex.agent.memory import Memory, memory_of
 from reflex.agent.ordering import WhileRunning, ordering_of
 from reflex.agent.state import State, state_of
@@ -69,6 +70,8 @@ class Trigger(Declaration):
         memory: How much is kept of the conversation of each key, which a pydantic-ai agent goes on with.
         cancel_on: Events that end what has not ended of their key, by `key`, and was accepted before them. They are
             deliveries of a trigger of its own, `<name>.cancel`.
+        when: Events are gathered for one run, which finds them in `ctx.events`: `every_n(…)` of them, or those that
+            cross an `error_threshold(…)`.
 
     Raises:
         TypeError: An argument is of the wrong kind; the sentence names the trigger.
@@ -78,7 +81,8 @@ class Trigger(Declaration):
 
     __slots__ = (
         "agent", "approvals", "budgets", "cancel_on", "deps", "effects", "filter", "key", "memory", "ordered", "prompt",
-        "remembers_by", "retry", "state", "timeout", "when_dead", "when_diverged", "while_running",
+        "remembers_by", "retry", "state", "timeout", "when", "when_dead", "when_diverged",
+        "while_running",
     )  # fmt: skip
     kind: ClassVar = "trigger"
 
@@ -104,9 +108,10 @@ class Trigger(Declaration):
         memory: Memory | None = None,
         cancel_on: Filter | None = None,
         while_running: Literal["queue", "steer", "interrupt", "coalesce", "drop"] = "queue",
+        when: When | None = None,
     ) -> None:
         checked_name(self.kind, name)
-        self.filter = checked_filter(name, filter)
+        self.filter = checked_filter(name, filter, while_running=while_running)
         self.agent = checked_agent(name, agent)
         self.prompt = checked_prompt(name, prompt, agent)
         self.retry = checked_retry(name, retry)
@@ -119,6 +124,7 @@ class Trigger(Declaration):
         self.state = state_of(name, state)
         self.memory = memory_of(name, memory)
         self.cancel_on = checked_cancel_on(name, cancel_on)
+        self.when = checked_when(name, when, ordered=ordered, cancelled=cancel_on is not None)
         has_keys = self.remembers or self.cancel_on is not None
         ordering = ordering_of(
             name, ordered=ordered, key=key, when_dead=when_dead, has_keys=has_keys, while_running=while_running
@@ -190,6 +196,8 @@ class Trigger(Declaration):
             said["cancel_on"] = repr(self.cancel_on)
         if self.while_running is not WhileRunning.QUEUE:
             said["while_running"] = self.while_running
+        if self.when is not None:
+            said["when"] = self.when.definition()
         return said
 
     def remembered(self) -> dict[str, Any]:
@@ -227,11 +235,16 @@ def agent_name(agent: object) -> str | None:
     return getattr(function, "__qualname__", type(function).__qualname__)
 
 
-def checked_filter(name: str, filter: object) -> Filter:
+def checked_filter(name: str, filter: object, *, while_running: object) -> Filter:
     if not isinstance(filter, Filter):
         raise TypeError(f"trigger {name!r}: filter is {filter!r}; make one with type_filter(), keyword_filter(), …")
     if not filter.patterns:
         raise ValueError(f"trigger {name!r}: {filter!r} can match no event: its parts have no event type in common")
+    if filter.gates and while_running != WhileRunning.QUEUE:
+        raise ValueError(
+            f"trigger {name!r}: {filter!r} depends on other events, which is asked when a delivery begins, and with "
+            f"while_running={while_running!r} events do not all have a run that begins"
+        )
     return filter
 
 

@@ -221,6 +221,8 @@ def checked_terms(filter: object, key: str | WhoseKey | None, own: Event) -> Ter
         raise TypeError(f"wait_for({filter!r}): pass a filter, as in wait_for(type_filter('payment.received'))")
     if not filter.patterns:
         raise ValueError(f"wait_for({filter!r}): it can match no event: its parts have no event type in common")
+    if filter.gates:
+        raise ValueError(f"wait_for({filter!r}): a rate limit and duplicates are asked for by triggers only")
     if isinstance(key, WhoseKey):
         if own.key is None:
             raise ValueError(

@@ -21,6 +21,7 @@ from reflex.agent.models import Models
 from reflex.agent.progress import Audience, RunProgress
 from reflex.agent.publishing import RunLimits
 from reflex.agent.remembering import recall
+from reflex.agent.run_events import read_events
 from reflex.agent.spending import Spending
 from reflex.agent.suspension import wait_of
 from reflex.agent.triggers import Trigger
@@ -33,6 +34,7 @@ from reflex.core.logs import run_fields
 from reflex.core.queue import dead_settlement
 from reflex.core.replies import WAITED_FOR, reply_event
 from reflex.core.settlement import Claimed, Outcome, Settlement, after_failure, settled
+from reflex.worker.beginning import begin, may_have_steps, skipped
 from reflex.worker.inboxes import Inboxes
 from reflex.worker.run_log import RunLog
 
@@ -69,22 +71,25 @@ class Attempts:
         started = time.perf_counter()
         try:
             if not trigger.matches(record):
-                reply = reply_event(claimed, trigger=trigger.name, outcome=Outcome.SKIPPED, output_json=None)
-                return settled(
-                    claimed,
-                    Outcome.SKIPPED,
-                    published=(reply,) if reply else (),
-                    forget_steps=claimed.lease_epoch > 1,
-                )
+                return skipped(claimed, trigger)
+            batch = None
+            if (trigger.filter.gates or trigger.when is not None) and self.steps is not None:
+                begun = await begin(claimed, trigger, record, self.steps)
+                if isinstance(begun, Settlement):
+                    return begun
+                batch = begun
+        except LeaseLost as error:
+            self.log.warning("run not begun", reason=error.code, error=str(error))
+            return settled(claimed, Outcome.RELEASED)
         except Exception as error:  # noqa: BLE001 (the edge of an attempt)
             return self.failed(claimed, trigger, classify(error), started)
         with self.span(claimed, trigger) if self.traced else NO_SPAN as span:
-            settlement = await self.shown(claimed, trigger, record, started)
+            settlement = await self.shown(claimed, trigger, record, started, batch)
             if span is not None:
                 span.set_attribute("reflex.outcome", settlement.outcome)
                 if settlement.error is not None:
                     telemetry.mark_failed(span, settlement.error)
-        return settlement
+        return settlement if batch is None else settlement._replace(hands_over=True)
 
     def span(self, claimed: Claimed, trigger: Trigger) -> Any:
         return telemetry.process_span(
@@ -98,22 +103,30 @@ class Attempts:
             stored=claimed.trace_context,
         )
 
-    async def shown(self, claimed: Claimed, trigger: Trigger, record: Event, started: float) -> Settlement:
+    async def shown(
+        self, claimed: Claimed, trigger: Trigger, record: Event, started: float, batch: Sequence[Event] | None
+    ) -> Settlement:
         """The run, its beginning and its end shown to those who watch."""
         if self.audience is None:
-            return await self.run(claimed, trigger, record, started, None)
+            return await self.run(claimed, trigger, record, started, None, batch)
         progress = RunProgress(self.audience, claimed, trigger.name)
         outcome = Outcome.RELEASED  # of a run that is cancelled
         progress.started()
         try:
-            settlement = await self.run(claimed, trigger, record, started, progress)
+            settlement = await self.run(claimed, trigger, record, started, progress, batch)
             outcome = settlement.outcome
             return settlement
         finally:
             progress.ended(outcome)
 
     async def run(
-        self, claimed: Claimed, trigger: Trigger, record: Event, started: float, progress: RunProgress | None
+        self,
+        claimed: Claimed,
+        trigger: Trigger,
+        record: Event,
+        started: float,
+        progress: RunProgress | None,
+        batch: Sequence[Event] | None,
     ) -> Settlement:
         trace_context = (telemetry.trace_context() if self.traced else None) or record.trace_context
         trace_id = telemetry.trace_id(trace_context)
@@ -138,6 +151,8 @@ class Attempts:
                 effects=trigger.effects,
                 course=None if trigger.when_diverged is WhenDiverged.CONTINUE else Course(),
             )
+            if batch is not None:
+                ctx.events = read_events(batch)
             if trigger.budgets and self.steps is not None:
                 ctx.spending = Spending(self.steps, claimed, trigger.name, trigger.budgets)
             if trigger.remembers and self.steps is not None:
@@ -192,7 +207,7 @@ class Attempts:
             trace_id=trace_id,
             published=tuple(answering(claimed, [*ctx.published, reply] if reply else ctx.published)),
             # A run that looked at no step costs nothing more; an earlier one of this delivery may have written some.
-            forget_steps=(journal is not None and journal.used) or claimed.lease_epoch > 1,
+            forget_steps=(journal is not None and journal.used) or may_have_steps(claimed, trigger),
             state=state,
         )
 

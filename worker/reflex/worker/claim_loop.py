@@ -247,7 +247,7 @@ class ClaimLoop:
         return settlement._replace(
             outcome=Outcome.DEAD, error=f"PostgreSQL refuses what the run produced: {reason}", output=None, usage=None,
             retry_in=None, reason="refused_by_database", published=(),
-            state=None, with_it=tuple(map(not_begun, settlement.with_it)),
+            state=None, with_it=tuple(map(not_begun, settlement.with_it)), gathers=None,
         )  # fmt: skip
 
     async def adopt_strays(self, conn: AsyncConnection[Any]) -> None:

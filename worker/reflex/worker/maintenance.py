@@ -16,6 +16,7 @@ from psycopg import AsyncConnection
 from reflex.core.agenda import read_agenda
 from reflex.core.database import answered_within
 from reflex.core.lanes import leave_lanes, promote_lanes, sweep_lanes
+from reflex.core.passing import sweep_gathered
 from reflex.core.queue import promote_scheduled, route_unrouted
 from reflex.core.reaping import reap
 from reflex.core.retention import Pruning
@@ -42,8 +43,8 @@ LONGEST_BETWEEN_PASSES_S: Final = 600.0
 
 class Maintenance:
     """Promotes what is due, reaps dead workers, routes unrouted events, retires triggers and schedules that nobody
-    knows any more, clears away lanes that are empty or not wanted any more, gives back what was set aside of budgets by
-    runs that are gone, and prunes what is older than `keep`."""
+    knows any more, clears away lanes that are empty or not wanted any more and what was gathered and is needed no
+    more, gives back what was set aside of budgets by runs that are gone, and prunes what is older than `keep`."""
 
     def __init__(
         self,
@@ -164,7 +165,13 @@ class Maintenance:
         if moved:
             self.log.info("deliveries of triggers that are ordered no more go on without order", deliveries=moved)
         swept = await sweep_lanes(conn, limit=BATCH)
-        return 0.0 if BATCH in (moved, swept) else 5.0
+        gathered, delivered = await sweep_gathered(conn, limit=BATCH)
+        if delivered:
+            self.log.warning(
+                "events of a batch that was never handed over get deliveries again: does all of the code that serves "
+                "this trigger know that it gathers?", deliveries=delivered,
+            )  # fmt: skip
+        return 0.0 if BATCH in (moved, swept, gathered) else 5.0
 
     async def give_back(self, conn: AsyncConnection[Any]) -> float:
         given_back = await give_back(conn, limit=BATCH)

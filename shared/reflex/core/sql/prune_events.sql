@@ -1,6 +1,6 @@
 -- Remove the events of the next appends after %(after)s, up to a place of which the order is dropped, with what belongs
--- to them. An event of which a delivery is open or dead stays, and the row of its append with it: that is where a later
--- pass finds it again. So does an unrouted one that is just being handed to a trigger.
+-- to them. An event of which a delivery is open or dead, or which a trigger gathers, stays, and the row of its append with
+-- it: that is where a later pass finds it again. So does an unrouted one that is just being handed to a trigger.
 -- Called by who has the turn (`take_turn`), in a transaction that began before: then no delivery can appear that this
 -- snapshot does not see, but from an unrouted event, whose row is locked for that, and not waited for.
 -- The tables of deliveries and runs are keyed by trigger first; OFFSET 0 makes the planner look each trigger up instead
@@ -57,6 +57,10 @@ needed AS MATERIALIZED (
     UNION ALL
     SELECT event_id
     FROM reflex.ordered
+    WHERE event_id = ANY(ARRAY(SELECT event_id FROM found))
+    UNION ALL
+    SELECT event_id
+    FROM reflex.gathered
     WHERE event_id = ANY(ARRAY(SELECT event_id FROM found))
 ),
 waiting AS MATERIALIZED (
