@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS := never
 PEERS = $(UV) pip sync --quiet --python .tools/peers/bin/python --require-hashes tests/bench/peers/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint format type-check contracts ci deploy-test chaos consistency bench lock clean
+.PHONY: help dev test newcomer lint format type-check contracts ci deploy-test chaos consistency bench wheels changelog release lock clean
 
 help: ## what can be run
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,7 +17,7 @@ $(UV):
 	@echo "making the tool environment in .tools"
 	@$(PYTHON) -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.12"
 
-.venv/.ready: requirements.lock pyproject.toml shared/pyproject.toml gateway/pyproject.toml worker/pyproject.toml | $(UV)
+.venv/.ready: requirements.lock pyproject.toml shared/pyproject.toml gateway/pyproject.toml worker/pyproject.toml shared/reflex/core/version.py | $(UV)
 	@echo "making the environment in .venv"
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
 	@# The second try trusts the machine's own certificates, which an index behind a company's proxy needs.
@@ -66,6 +66,16 @@ consistency: .venv/.ready ## two minutes of readers that must miss nothing throu
 
 bench: .venv/.ready .tools/peers/.ready ## the numbers of the README, each beside a limit measured in the same run
 	@$(BIN)/reflex bench $(BENCH)
+
+wheels: $(UV) ## the three distributions, in dist/
+	@rm -f dist/reflex_fleet_*.whl
+	@for part in shared gateway worker; do $(UV) build --quiet --wheel --build-constraints requirements.lock --require-hashes --out-dir dist $$part || exit; done
+
+changelog: .venv/.ready ## what the next release will say
+	@$(BIN)/towncrier build --draft --version next
+
+release: .venv/.ready ## VERSION=0.2.0: the version in its places and CHANGELOG.md from docs/changelog.d
+	@TOWNCRIER=$(BIN)/towncrier deploy/release.sh $(VERSION)
 
 lock: $(UV) ## requirements.lock anew from the manifests
 	@$(UV) lock --quiet --upgrade && $(UV) export --quiet --frozen --format requirements-txt --no-emit-workspace --all-packages --all-extras --all-groups --no-header --no-annotate -o requirements.lock

@@ -212,6 +212,46 @@ def test_the_worker_image_serves_its_app_and_stops_on_a_signal(
     assert sorted(worker_image.app.rglob("*")) == before, "an image's file system is read-only"
 
 
+def test_the_gateway_image_accepts_an_event_and_the_worker_image_runs_it(
+    gateway_image: Image, worker_image: Image, database_url: str, tmp_path: Path
+) -> None:
+    """Each has a part of Reflex and one database in common."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    shared = {**as_compose_gives_it(database_url), "REFLEX_PORT": port}
+    serves = {**shared, "REFLEX_APP": "examples.orders.app", "DEFAULT_MODEL": "offline"}
+    (tmp_path / "gateway").mkdir()
+    logs = tmp_path / "gateway/log", tmp_path / "log"
+    with (
+        gateway_image.started(shared, logs[0]) as gateway,
+        worker_image.started(serves, logs[1]) as worker,
+        psycopg.connect(database_url, autocommit=True) as conn,
+    ):
+        send = ["send", "http", '{"message": "Hello"}', "--url", f"http://127.0.0.1:{port}"]
+        wait_until(lambda: gateway_image.run("reflex", *send).returncode == 0, gateway, logs[0])
+
+        def succeeded() -> bool:
+            found = conn.execute("SELECT 1 FROM reflex.run WHERE outcome = 'succeeded'").fetchone()
+            return found is not None
+
+        wait_until(succeeded, worker, logs[1])
+
+
+@pytest.mark.parametrize(
+    ("role", "command", "missing"),
+    [("gateway", "worker", "reflex-fleet-worker"), ("worker", "gateway", "reflex-fleet-gateway")],
+)
+def test_the_other_process_is_refused_in_one_sentence(
+    gateway_image: Image, worker_image: Image, database_url: str, role: str, command: str, missing: str
+) -> None:
+    image = {"gateway": gateway_image, "worker": worker_image}[role]
+    run = image.run("reflex", command, variables=as_compose_gives_it(database_url))
+    assert run.returncode == 2
+    assert (
+        run.stdout + run.stderr == f"reflex: this environment has no {missing}, which the command needs; install it\n"
+    )
+
+
 def test_an_image_does_not_point_back_to_the_folder_it_was_built_in(gateway_image: Image, worker_image: Image) -> None:
     for image in (gateway_image, worker_image):
         for link in image.venv.glob("lib/*/site-packages/*.pth"):

@@ -9,6 +9,7 @@ import typer
 
 from reflex.cli import approvals, budgets, dead_letters, effects, keys, state, waiting, webhooks
 from reflex.core.errors import CONFIGURATION_EXIT_CODE, ConfigurationError, ReflexError
+from reflex.core.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -51,9 +52,29 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be 
 AppPath = Annotated[str | None, typer.Option("--app", help="The app's module, as REFLEX_APP.", metavar="MODULE")]
 
 
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"reflex {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def reflex(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def dev() -> None:
     """Everything on this machine: PostgreSQL, a gateway, two workers and the app of REFLEX_APP. Ctrl-C stops all."""
+    from importlib.util import find_spec
+
+    for part in ("reflex.gateway", "reflex.worker"):
+        if find_spec(part) is None:  # before its process is started, and again and again
+            raise ModuleNotFoundError(name=part)
     from reflex.cli.dev import dev as run
     from reflex.core.settings import load_settings
 
