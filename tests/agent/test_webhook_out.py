@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from reflex.agent import webhook_out
+from reflex.agent import webhook_post
 from reflex.agent.context import AgentContext
 from reflex.agent.failures import classify
 from reflex.agent.filters import any_event
@@ -117,8 +117,9 @@ async def test_nobody_there_no_answer_in_time_and_half_an_answer_are_tried_again
         pass
     with pytest.raises(WebhookFailed, match="cannot be reached"):
         await WebhookOut(gone.url, secret_env=secret)(run)
-    with pytest.raises(WebhookFailed, match="has no address"):
-        await WebhookOut("http://nobody.invalid", secret_env=secret)(run)
+    for nobody in ("nobody.invalid", "a" * 64 + ".invalid"):
+        with pytest.raises(WebhookFailed, match="has no address"):
+            await WebhookOut(f"http://{nobody}", secret_env=secret)(run)
     partner.meanwhile = lambda _: done.wait(30)
     try:
         with pytest.raises(WebhookFailed, match=r"did not answer within 0\.2 s"):
@@ -157,13 +158,13 @@ async def test_one_private_address_of_several_is_enough_to_be_refused_and_the_na
         asked.append(host)
         return ["93.184.215.14", "127.0.0.1"] if len(asked) == 1 else ["127.0.0.2", "127.0.0.1"]
 
-    monkeypatch.setattr(webhook_out, "addresses_of", addresses_of)
+    monkeypatch.setattr(webhook_post, "addresses_of", addresses_of)
     port = partner.url.rpartition(":")[2]
     hook = WebhookOut(f"http://partner.example:{port}/x", secret_env="PARTNER_SECRET")
     with pytest.raises(Reject, match=r"partner.example:\d+ is 127.0.0.1, which is no public address"):
         await hook(ctx(private=False))
     # The first address of the next answer is nobody's.
-    monkeypatch.setattr(webhook_out, "CONNECT_S", 2.0)
+    monkeypatch.setattr(webhook_post, "CONNECT_S", 2.0)
     await hook(ctx())
     assert asked == ["partner.example"] * 2
     assert partner.received[0].headers["host"] == f"partner.example:{port}"
@@ -256,13 +257,13 @@ async def test_the_certificate_is_that_of_the_name_and_not_of_the_address(
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(files["-out"], files["-keyout"])
     client = ssl.create_default_context(cafile=str(files["-out"]))
-    monkeypatch.setattr(webhook_out, "tls", lambda: client)
+    monkeypatch.setattr(webhook_post, "tls", lambda: client)
     monkeypatch.setenv("PARTNER_SECRET", SECRET)
 
     async def addresses_of(host: str, port: int) -> list[str]:
         return ["127.0.0.1"]
 
-    monkeypatch.setattr(webhook_out, "addresses_of", addresses_of)
+    monkeypatch.setattr(webhook_post, "addresses_of", addresses_of)
     with receiver(server) as partner:
         port = partner.url.rpartition(":")[2]
         await WebhookOut(f"https://partner.example:{port}", secret_env="PARTNER_SECRET")(ctx())

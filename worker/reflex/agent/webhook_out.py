@@ -7,37 +7,27 @@ have it.
 import asyncio
 import os
 import re
-import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic_core import to_json
 
 from reflex.agent.context import AgentContext
-from reflex.agent.public_addresses import addresses_of, is_public
 from reflex.agent.signals import Reject, Retry
-from reflex.core.errors import ReflexError
+from reflex.agent.webhook_post import WebhookFailed, beginning, posted
 from reflex.core.webhook_signatures import sign_standard
 from reflex.core.webhooks import secrets_in
 
-if TYPE_CHECKING:
-    import httpx2
-
 __all__ = ["WebhookFailed", "WebhookOut", "send_webhook"]
 
-CONNECT_S: Final = 5.0
 TIMEOUT: Final = timedelta(seconds=15)
 LONGEST_TIMEOUT: Final = timedelta(minutes=5)
 # As for a model's: what waits longer should be looked at instead.
 LONGEST_WAIT: Final = timedelta(days=1)
-# Of the answer, no more is read than may be shown.
-MAX_ANSWER_BYTES: Final = 16 * 1024
 SHOWN_ANSWER: Final = 300
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 OURS: Final = frozenset({"host", "content-type", "content-length", "transfer-encoding", "connection",
@@ -45,12 +35,6 @@ OURS: Final = frozenset({"host", "content-type", "content-length", "transfer-enc
 # Statuses that mean "not now". Every other one from 400 to 499 will be the same again.
 ASKS_FOR_TIME: Final = (429, 503)
 TRY_AGAIN: Final = (408, 425)
-
-
-class WebhookFailed(ReflexError):
-    """The webhook was not taken this time. It may have arrived: it is sent again under the same id."""
-
-    code = "webhook"
 
 
 class WebhookOut:
@@ -174,62 +158,6 @@ async def send_webhook(
     return {"webhook_id": webhook_id, "status": status, "duration_ms": duration_ms}
 
 
-@asynccontextmanager
-async def posted(
-    address: SplitResult, body: bytes, headers: Mapping[str, str], *, allow_private: bool
-) -> AsyncGenerator["httpx2.Response"]:
-    """The answer of the first address of the host that can be connected to. Only looked-at addresses are: the name is
-    not resolved a second time, when it could say something else."""
-    import httpx2
-
-    host, where = address.hostname or "", f"{address.scheme}://{address.netloc}"
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        found = await addresses_of(host, port)
-    except OSError as error:
-        raise WebhookFailed(f"the name of {where} has no address: {error}") from error
-    if not allow_private and (private := [each for each in found if not is_public(each)]):
-        raise Reject(
-            f"{where} is {private[0]}, which is no public address: webhooks do not go there. "
-            "REFLEX_WEBHOOK_PRIVATE=true allows it, if whoever names addresses is trusted with the workers' network"
-        )
-    timeout = httpx2.Timeout(None, connect=CONNECT_S)
-    async with httpx2.AsyncClient(verify=tls(), trust_env=False, follow_redirects=False, timeout=timeout) as client:
-        for last, each in ((each == found[-1], each) for each in found):
-            request = client.build_request(
-                "POST",
-                httpx2.URL(address.geturl()).copy_with(host=each, fragment=None),
-                content=body,
-                headers={**headers, "host": address.netloc},
-                extensions={"sni_hostname": host},  # else the certificate would have to name the address
-            )
-            try:
-                response = await client.send(request, stream=True)
-            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-                if not last:
-                    continue
-                raise WebhookFailed(f"{where} cannot be reached: {error or 'no connection in time'}") from error
-            except httpx2.TransportError as error:
-                raise WebhookFailed(f"{where} broke off: {type(error).__name__}: {error}") from error
-            try:
-                yield response
-            except httpx2.TransportError as error:
-                raise WebhookFailed(f"{where} broke off: {type(error).__name__}: {error}") from error
-            finally:
-                await response.aclose()
-            return
-
-
-async def beginning(response: "httpx2.Response") -> bytes:
-    """As much of the answer as may be shown; the rest is not read."""
-    read = b""
-    async for chunk in response.aiter_raw():
-        read += chunk
-        if len(read) >= MAX_ANSWER_BYTES:
-            break
-    return read[:MAX_ANSWER_BYTES]
-
-
 def refusal(where: str, status: int, retry_after: str | None, answer: bytes, duration_ms: float) -> Exception:
     """What a status other than 2xx means."""
     text = " ".join(answer.decode("utf-8", "replace").split())[:SHOWN_ANSWER]
@@ -264,14 +192,6 @@ def event_payload(ctx: AgentContext) -> dict[str, Any]:
     record = ctx.event.meta
     assert record is not None  # AgentContext has seen to that
     return {"type": record.type, "timestamp": record.time, "data": record.payload}
-
-
-@lru_cache(1)
-def tls() -> ssl.SSLContext:
-    """Reading the certificates takes longer than sending; they stay the same while the process lives."""
-    import httpx2
-
-    return httpx2.create_ssl_context()
 
 
 def checked_url(url: str) -> SplitResult:
