@@ -9,7 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -111,10 +111,11 @@ class Figures:
             return await read_figures(conn, lease_timeout=self._lease_timeout)
 
 
-def count_refusal(request: Request, code: str) -> None:
-    """A request was answered with a problem document of this code; it counts if it was one to publish."""
+def count_refusal(request: HTTPConnection, code: str) -> None:
+    """A request was answered with a problem document of this code; it counts if it was one to publish. A WebSocket that
+    is refused is answered like this, too."""
     metrics: GatewayMetrics | None = getattr(request.app.state, "metrics", None)
-    if metrics is not None and request.method == "POST" and request.scope["path"] == "/events":
+    if metrics is not None and request.scope.get("method") == "POST" and request.scope["path"] == "/events":
         metrics.refused.add((code,))
 
 
