@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 
 from reflex.core.batches import Gathering, take_batch
 from reflex.core.cancelling import cancel_delivery
-from reflex.core.gathering import Nearby, crossed
+from reflex.core.gathering import Nearby, crossed, spans
 from reflex.core.ids import DeliveryId, new_id
 from reflex.core.log import append
 from reflex.core.log_reading import log_bounds
@@ -238,6 +238,22 @@ async def test_a_threshold_is_crossed_by_who_settles_last(db: AsyncConnection[An
     assert await count(db, "gathered WHERE fired AND batch_id IS NULL") == 4
 
 
+async def test_late_events_and_new_ones_are_settled_together(db: AsyncConnection[Any]) -> None:
+    """Of two windows one is crossed by a late event. Fails if only what is about the first, or the last, of an exchange
+    is looked at, and if what is found twice counts twice."""
+    worker_id, trigger_id, leases = await claimed(db, 6)
+    ago = "UPDATE reflex.event SET created_at = now() - interval '2 h' WHERE event_id = ANY(%s)"
+    await db.execute(ago, [[lease.event_id for lease in leases[:3]]])
+    await settle(db, worker_id, [gathering(lease, IN_A_MINUTE) for lease in (*leases[:2], leases[3])])
+    await settle(db, worker_id, [gathering(lease, IN_A_MINUTE) for lease in (leases[4], leases[2])])
+    (holder,) = await claim(db, worker_id, [trigger_id])
+    batch = await take_batch(db, holder.delivery_id)
+    assert [event.event_id for event in batch or ()] == [lease.event_id for lease in leases[:3]]
+    await settle(db, worker_id, [gathering(leases[5], IN_A_MINUTE)])
+    (holder,) = await claim(db, worker_id, [trigger_id])
+    assert holder.event_id == leases[5].event_id
+
+
 async def test_one_exchange_crosses_once(db: AsyncConnection[Any]) -> None:
     """Fails if what the fourth event says of the third replaces that the third is handed over."""
     worker_id, trigger_id, leases = await claimed(db, 5)
@@ -284,6 +300,13 @@ def test_windows_that_hold_enough_are_found_on_both_sides() -> None:
     assert crossed(nearby, nearby[2], **terms) == nearby[1:4]
     assert crossed(nearby, nearby[3], **terms) == nearby[1:4]
     assert crossed(nearby, nearby[0], **terms) == crossed(nearby, nearby[4], **terms) == ()
+
+
+def test_what_is_between_a_late_event_and_new_ones_is_not_read() -> None:
+    """Fails if an exchange is one span: between an event of an hour ago and one of now there may be a million."""
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    late, new, newer = noon - HOUR, noon, noon + timedelta(seconds=1)
+    assert spans([late, new, newer]) == [(late, late), (new, newer)]
 
 
 async def test_a_wait_that_was_ended_by_hand_hands_over_what_there_is(db: AsyncConnection[Any]) -> None:

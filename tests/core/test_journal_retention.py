@@ -20,7 +20,8 @@ from tests.queue_fixtures import count
 
 ALL = {str(kind) for kind in StepKind}
 UNKNOWN = {"intent"}
-NOT_TO_BE_REPEATED = {"intent", "effect"}
+# What must not be done twice, and what was decided once.
+STANDS = {"intent", "effect", "filter"}
 
 End = Callable[[Desk, Claimed], Awaitable[Any]]
 
@@ -76,11 +77,11 @@ async def succeeds_and_is_replayed(desk: Desk, lease: Claimed) -> None:
     ("end", "stays"),
     [
         (settles(Outcome.RETRY, retry_in=HOUR, error="e"), ALL),
-        (settles(Outcome.RETRY, retry_in=HOUR, error="poison", forget_steps=True), NOT_TO_BE_REPEATED),
+        (settles(Outcome.RETRY, retry_in=HOUR, error="poison", forget_steps=True), STANDS),
         (settles(Outcome.RELEASED), ALL),
         (settles(**WAITS), ALL),
         (dies, ALL),
-        (settles(Outcome.DEAD, error="poison", forget_steps=True), NOT_TO_BE_REPEATED),
+        (settles(Outcome.DEAD, error="poison", forget_steps=True), STANDS),
         (settles(Outcome.SUCCEEDED, forget_steps=True), UNKNOWN),
         (settles(Outcome.SKIPPED, forget_steps=True), UNKNOWN),
         (settles(Outcome.CANCELLED, forget_steps=True), UNKNOWN),

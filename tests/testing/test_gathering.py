@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_ai import Agent
 
 from reflex.agent.context import AgentContext
 from reflex.agent.filters import dedupe_filter, rate_limit_filter, type_filter
 from reflex.agent.gathering import error_threshold, every_n
 from reflex.agent.triggers import Trigger
+from reflex.core.cancelling import cancel_delivery
+from reflex.core.database import connect
+from reflex.core.ids import DeliveryId
 from reflex.testing.app import AppTest
 from tests.agent.test_examples import PYTHON, ROOT
 
@@ -166,3 +170,33 @@ async def test_the_guide_is_an_app_and_its_test_passes(
     names: dict[str, Any] = {"timedelta": timedelta}
     exec(test.replace("shop.app", "app_of_the_guide"), names)
     await names["test_a_digest_comes_after_a_minute"](reflex_app)
+
+
+async def test_an_agent_of_a_batch_is_asked_with_its_summary(reflex_app: ReflexApp) -> None:
+    """Also by a function that names no prompt. Fails if it is told of the first event alone."""
+    gatherer = Agent(name="gatherer")
+
+    async def asks(ctx: AgentContext) -> str:
+        return (await ctx.run_agent(gatherer)).output
+
+    both = every_n(2, max_interval=MINUTE)
+    async with reflex_app([Trigger("direct", LOGS, gatherer, when=both), Trigger("asks", LOGS, asks, when=both)]) as t:
+        await publish(t, 1, 2)
+        await t.run()
+        assert len(t.model.requests) == 2
+        assert all(request.prompt.startswith("2 events ") for request in t.model.requests)
+
+
+async def test_who_cancels_a_delivery_that_gathers_cancels_its_batch(reflex_app: ReflexApp) -> None:
+    """What comes next is another batch. Fails if a cancelled batch goes on taking events."""
+    async with reflex_app(trigger(when=every_n(3, max_interval=MINUTE))) as t:
+        await publish(t, 1, 2)
+        await t.run()
+        holder = next(run for run in t.runs if run.outcome == "waiting")
+        (delivery,) = await t.deliveries(holder.event)
+        async with await connect(t.database_url, name="a person") as conn:
+            await cancel_delivery(conn, DeliveryId.parse(delivery.id))
+        await publish(t, 3, 4)
+        await t.run()
+        await t.clock.advance(MINUTE)
+        assert outputs(t) == [[3, 4]]

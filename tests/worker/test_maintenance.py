@@ -7,13 +7,16 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import reflex.worker.maintenance as maintenance_module
+from reflex.core.batches import Gathering
 from reflex.core.database import connect
 from reflex.core.log import append
+from reflex.core.queue import exchange
 from reflex.core.retention import take_turn
+from reflex.core.settlement import Outcome
 from reflex.worker.maintenance import Maintenance
 from tests.core.log_fixtures import place_all
 from tests.processes import eventually
-from tests.queue_fixtures import claim, count, enlisted, new_event, publish, shop
+from tests.queue_fixtures import claim, count, enlisted, new_event, publish, settled, shop
 
 
 @asynccontextmanager
@@ -139,3 +142,22 @@ async def test_without_a_setting_everything_is_kept(database_url: str) -> None:
 async def remaining(url: str, expected: int) -> bool:
     async with await connect(url, name="t") as conn:
         return await count(conn, "event") == expected
+
+
+async def test_what_was_gathered_and_nobody_hands_over_is_delivered_again(database_url: str) -> None:
+    """Fails if nobody sweeps."""
+    async with await connect(database_url, name="t") as conn:
+        registered = await shop(conn)
+        (trigger_id,) = registered.trigger_ids.values()
+        await publish(conn, 2)
+        worker_id = await enlisted(conn, registered)
+        leases = await claim(conn, worker_id, [trigger_id])
+        terms = Gathering("s", 2, max_interval=timedelta(hours=1))
+        gathering = [settled(lease, Outcome.SKIPPED, gathers=terms) for lease in leases]
+        await exchange(conn, worker_id=worker_id, settlements=gathering, trigger_ids=[], limit=0)
+        (holder,) = await claim(conn, worker_id, [trigger_id])
+        await exchange(conn, worker_id=worker_id, settlements=[settled(holder)], trigger_ids=[], limit=0)
+        await conn.execute("UPDATE reflex.batch SET due_at = due_at - interval '2 hours'")
+        async with maintained(database_url):
+            await eventually(lambda: pending(database_url, 1), timeout_s=10)
+        assert await count(conn, "gathered") == 0

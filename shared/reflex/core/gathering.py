@@ -5,7 +5,7 @@ same transaction: an event is in a batch if, and only if, the settlement of its 
                                                             ──or the one that crosses a threshold──► due at once
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -22,13 +22,15 @@ from reflex.core.settlement import Outcome, Settlement
 from reflex.core.statements import statement
 from reflex.core.waiting import Wait, WaitKind
 
-__all__ = ["Nearby", "crossed", "gather"]
+__all__ = ["Nearby", "crossed", "gather", "spans"]
 
 Key = tuple[int, UUID]
 Subject = tuple[int, str]
 # Deliveries are worked off in about the order of the log: what is kept of a window is kept somewhat longer than it has
 # an influence on events that come in order.
 LATE: Final = timedelta(minutes=1)
+# Between two events of one exchange that are farther apart, what is not near one of them is not read.
+GAP: Final = timedelta(seconds=10)
 AT_ONCE: Final = timedelta(0)
 
 
@@ -159,11 +161,12 @@ def into_window(
     together = crossed(nearby, event, count=terms.enough, within=within)
     fires = bool(together) and not any(each.fired for each in together)
     for each in together or [event]:
+        if each.fired and not fires:
+            continue  # and is written as that already
         each.fired = bool(together)
-        before = writing.kept.get((trigger_id, each.event_id))
-        batch_id = event_id if fires else before[4] if before else None
         writing.kept[trigger_id, each.event_id] = (
-            each.event_id, trigger_id, terms.subject, each.accepted_at, batch_id, each.fired, 2 * within + LATE
+            each.event_id, trigger_id, terms.subject, each.accepted_at, event_id if fires else None, each.fired,
+            2 * within + LATE,
         )  # fmt: skip
     if fires:
         writing.batches.append((trigger_id, event_id, terms.subject, len(together), True, AT_ONCE))
@@ -180,13 +183,16 @@ def crossed(nearby: Sequence[Nearby], event: Nearby, *, count: int, within: time
     Args:
         nearby: In order, with the event.
     """
-    place = nearby.index(event)
-    fits = [
-        start
-        for start in range(max(0, place - count + 1), min(place, len(nearby) - count) + 1)
-        if nearby[start + count - 1].accepted_at - nearby[start].accepted_at <= within
-    ]
-    return nearby[fits[0] : fits[-1] + count] if fits else ()
+    place = bisect_left(nearby, event)
+    starts = range(max(0, place - count + 1), min(place, len(nearby) - count) + 1)
+
+    def fits(start: int) -> bool:
+        return nearby[start + count - 1].accepted_at - nearby[start].accepted_at <= within
+
+    first = next(filter(fits, starts), None)
+    if first is None:
+        return ()
+    return nearby[first : next(filter(fits, reversed(starts))) + count]
 
 
 def waiting(settlement: Settlement, at_most: timedelta, reason: str) -> Settlement:
@@ -244,24 +250,28 @@ async def gathered_nearby(
     windows = {subject: members for subject, members in groups.items() if members[0][1].within is not None}
     if not windows:
         return {}
-    spans = [[held[settlement[:2]].accepted_at for settlement, _ in members] for members in windows.values()]
-    terms = [members[0][1] for members in windows.values()]
-    cursor = await conn.execute(
-        statement("gathered_nearby"),
-        {
-            "trigger_id": [trigger_id for trigger_id, _ in windows],
-            "subject": [subject for _, subject in windows],
-            "first_at": [min(span) for span in spans],
-            "last_at": [max(span) for span in spans],
-            "within": [each.within for each in terms],
-            "most": [each.enough - 1 for each in terms],
-        },
-    )
-    found: dict[Subject, list[Nearby]] = {subject: [] for subject in windows}
-    for trigger_id, subject, *event in await cursor.fetchall():
-        found[trigger_id, subject].append(Nearby(*event))
-    for events in found.values():
-        events.sort()
+    asked: list[tuple[int, str, datetime, datetime, timedelta | None, int]] = []
+    for (trigger_id, subject), members in windows.items():
+        terms = members[0][1]
+        for first_at, last_at in spans([held[settlement[:2]].accepted_at for settlement, _ in members]):
+            asked.append((trigger_id, subject, first_at, last_at, terms.within, terms.enough - 1))
+    names = ("trigger_id", "subject", "first_at", "last_at", "within", "most")
+    cursor = await conn.execute(statement("gathered_nearby"), columns(names, asked))
+    found: dict[Subject, dict[UUID, Nearby]] = {subject: {} for subject in windows}
+    for trigger_id, subject, accepted_at, event_id, fired in await cursor.fetchall():
+        found[trigger_id, subject][event_id] = Nearby(accepted_at, event_id, fired)
+    return {subject: sorted(events.values()) for subject, events in found.items()}
+
+
+def spans(times: Sequence[datetime]) -> list[tuple[datetime, datetime]]:
+    """From when to when these times are, in order, without the longer gaps between them: what was gathered there has
+    nothing to do with any of them, and may be very much."""
+    found: list[tuple[datetime, datetime]] = []
+    for time in times:
+        if found and time - found[-1][1] <= GAP:
+            found[-1] = found[-1][0], time
+        else:
+            found.append((time, time))
     return found
 
 

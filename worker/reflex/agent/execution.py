@@ -161,7 +161,7 @@ async def run_model_agent(
     naming = agent.override(name=ctx.trigger) if agent.name is None else nullcontext()
     with replaying, naming:
         async with recording:
-            return await agent.run(await prompt_of_all(ctx) if prompt is None else prompt, **options)
+            return await agent.run(prompt_about(ctx) if prompt is None else prompt, **options)
 
 
 def settings_of(given: Any, timeout_s: float | None, run: "RunContext[Any]") -> "ModelSettings":
@@ -188,11 +188,14 @@ async def prompt_of(trigger: Trigger, ctx: AgentContext) -> str:
 
 
 async def prompt_of_all(ctx: AgentContext) -> str:
-    """The default prompt; of a run that coalesces, a line for each event; of one with a batch, its summary."""
-    if len(ctx.events) > 1:
-        return ctx.events.summary()
+    """The default prompt; of a run that coalesces, a line for each event."""
     more = await ctx.incoming.begin() if ctx.incoming is not None and ctx.incoming.coalesces else []
-    return "\n".join(map(default_prompt, (ctx.event, *more)))
+    return "\n".join((prompt_about(ctx), *map(default_prompt, more)))
+
+
+def prompt_about(ctx: AgentContext) -> str:
+    """The event; of a run with a batch, the summary of all of them."""
+    return ctx.events.summary() if len(ctx.events) > 1 else default_prompt(ctx.event)
 
 
 def default_prompt(event: BaseEvent) -> str:
