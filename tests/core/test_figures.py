@@ -105,8 +105,10 @@ async def test_lanes_are_pending_and_a_held_key_is_shown(db: AsyncConnection[Any
     lease, *_ = await claim_ordered(db, worker_id, registered, rows=1)
     dead = settled(lease, Outcome.DEAD, error="boom", reason="failed")
     await queue.exchange(db, worker_id=worker_id, settlements=[dead], trigger_ids=[], limit=0)
-    found = await figures(db)
+    found = await figures(db, later=timedelta(seconds=7))
     assert found["reflex_held_keys"] == {("shop", "pack"): 1}
+    # Nobody could claim them, so they do not count as late.
+    assert found["reflex_oldest_pending_seconds"] == {("shop", "pack"): 0}
     assert found["reflex_deliveries"]["shop", "pack", "pending"] == 2
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 
-from reflex.core.ids import new_id
 from reflex.core.metrics import FAMILIES, Family, Kind
 from reflex.core.series import Distribution, Exemplar, Reading
 
@@ -58,8 +57,7 @@ class Push(threading.Thread):
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
-        # Two workers that are not told apart would each seem to start anew all the time.
-        named = {"service.name": service, "service.instance.id": str(new_id()), "host.name": socket.gethostname()}
+        named = {"service.name": service, "host.name": socket.gethostname()}
         # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say wins.
         said = OTELResourceDetector().detect().attributes
         self._resource = Resource.create({name: value for name, value in named.items() if name not in said})

@@ -71,7 +71,7 @@ class ClaimLoop:
         self.beside = list(beside)
         self.slots = Slots(
             concurrency, attempt, on_finished=self.signal.set, cancelled=cancelled, beside=beside, inboxes=inboxes,
-            on_ended=metrics.ended if metrics is not None else None,
+            on_ended=metrics.ended.append if metrics is not None else None,
         )  # fmt: skip
         self.metrics = metrics
         if metrics is not None:

@@ -17,11 +17,14 @@ class WorkerMetrics:
     Attributes:
         triggers: The names of triggers by their ids.
         slots: How many are taken, and how many there are.
+        ended: Runs that have ended, and how many seconds they took. Counted with the next exchange, all in one go:
+            between two runs the code that counts is not in the processor's cache, and costs several times as much.
     """
 
     def __init__(self, app: str) -> None:
         self.triggers: Mapping[int, str] = {}
         self.slots: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self.ended: list[tuple[Claimed, Settlement, float]] = []
         self.reaped = Counter("reflex_leases_reaped_total", ())
         self._app = app
         self._runs = Counter("reflex_runs_total")
@@ -34,17 +37,9 @@ class WorkerMetrics:
         self._tokens = Counter("reflex_model_tokens_total")
         self._cost = Counter("reflex_model_cost_usd_total")
 
-    def ended(self, lease: Claimed, settlement: Settlement, took_s: float) -> None:
-        """A run ended; it is not settled yet."""
-        if settlement.outcome is not Outcome.SKIPPED:
-            observed = self._observed.get(lease.trigger_id)
-            if observed is None:
-                labels = self._app, self._name(lease.trigger_id)
-                observed = self._observed[lease.trigger_id] = self._durations.series(labels)
-            observed.count(took_s, lease.trace_context)
-
     def exchanged(self, settlements: Sequence[Settlement], exchanged: Exchanged, *, limit: int, took_s: float) -> None:
         """An exchange was answered. What was late counts as discarded, and what gave way as given back."""
+        self._count_ended()
         kind = "both" if settlements and limit > 0 else "settle" if settlements else "claim"
         self._exchanges.observe(took_s, (self._app, kind))
         if exchanged.conflicts or exchanged.stale:
@@ -75,6 +70,16 @@ class WorkerMetrics:
             *(reading for series in counted for reading in series.read()),
             *gauges("reflex_slots", {(self._app, "used"): taken, (self._app, "free"): max(0, slots - taken)}),
         ]
+
+    def _count_ended(self) -> None:
+        for lease, settlement, took_s in self.ended:
+            if settlement.outcome is not Outcome.SKIPPED:
+                observed = self._observed.get(lease.trigger_id)
+                if observed is None:
+                    labels = self._app, self._name(lease.trigger_id)
+                    observed = self._observed[lease.trigger_id] = self._durations.series(labels)
+                observed.count(took_s, lease.trace_context)
+        self.ended.clear()
 
     def _that_hold(self, settlements: Sequence[Settlement], exchanged: Exchanged) -> Iterator[Settlement]:
         conflicts = {conflict[:2] for conflict in exchanged.conflicts}

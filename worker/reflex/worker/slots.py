@@ -58,7 +58,8 @@ class Batch:
 
 class Slots:
     """Up to `concurrency` batches at a time. `attempt` runs one delivery and never raises but on cancellation;
-    `on_finished` is told of each settlement. Deliveries of the triggers `beside` run at once, and take no slot."""
+    `on_finished` is told of each settlement, `on_ended` of each run and how many seconds it took. Deliveries of the
+    triggers `beside` run at once, and take no slot."""
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class Slots:
         cancelled: Cancelled | None = None,
         beside: Collection[int] = (),
         inboxes: Inboxes | None = None,
-        on_ended: Callable[[Claimed, Settlement, float], None] | None = None,
+        on_ended: Callable[[tuple[Claimed, Settlement, float]], None] | None = None,
     ) -> None:
         self.concurrency = concurrency
         self.beside = frozenset(beside)
@@ -210,7 +211,7 @@ class Slots:
             if batch not in self.running:
                 return  # it was given back while it did not stop
             if self.on_ended is not None:
-                self.on_ended(lease, settlement, elapsed_s)
+                self.on_ended((lease, settlement, elapsed_s))
             batch.left.popleft()
             self.finished.append(settlement)
             if (
