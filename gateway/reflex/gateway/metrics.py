@@ -114,7 +114,8 @@ class Figures:
 def count_refusal(request: Request, code: str) -> None:
     """A request was answered with a problem document of this code; it counts if it was one to publish."""
     metrics: GatewayMetrics | None = getattr(request.app.state, "metrics", None)
-    if metrics is not None and request.method == "POST" and request.scope["path"] == "/events":
+    # The handshake of a WebSocket is refused the same way, and has no method.
+    if metrics is not None and request.scope.get("method") == "POST" and request.scope["path"] == "/events":
         metrics.refused.add((code,))
 
 
