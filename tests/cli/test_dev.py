@@ -16,7 +16,7 @@ import httpx2
 import psycopg
 import pytest
 
-from reflex.cli.dev import Stack
+from reflex.cli.dev import Stack, default_commands
 from reflex.cli.embedded_postgres import running_url
 from reflex.cli.postmaster import read_pid_file
 from reflex.cli.supervisor import Command
@@ -316,6 +316,13 @@ def test_processes_are_told_the_example_app_and_a_short_grace_unless_set(monkeyp
 
 
 @pytest.mark.usefixtures("no_provider")
+def test_each_worker_shows_its_metrics_at_a_port_of_its_own() -> None:
+    """Fails if both are left with REFLEX_METRICS_PORT as it is: the second one could not listen on it."""
+    told = [command.arguments[-2:] for command in default_commands(9100) if command.role == "worker"]
+    assert told == [("--metrics-port", "9100"), ("--metrics-port", "9101")]
+    assert not [each for command in default_commands() for each in command.arguments if each == "--metrics-port"]
+
+
 def test_a_host_that_is_not_ours_is_a_sentence_that_names_the_variable() -> None:
     with pytest.raises(ConfigurationError, match=r"REFLEX_HOST '192\.0\.2\.1'"):
         Stack(settings(host="192.0.2.1"), [Command("gateway", "gateway", ())])

@@ -15,6 +15,7 @@ from reflex.gateway import metrics
 from reflex.gateway.app import create_app
 from tests.faults import FaultProxy
 from tests.gateway.gateways import in_process, post, register_app, served, settings_for
+from tests.gateway.key_fixtures import bearer, new_key
 from tests.gateway.stories import tell
 from tests.processes import eventually
 
@@ -155,6 +156,24 @@ async def test_a_database_that_is_away_is_a_number_too(database_url: str) -> Non
         assert found["reflex_events_accepted_total", "a"] == 1
         assert found["reflex_publishes_refused_total", "database_unavailable"] == 1
         assert ("reflex_unrouted_events",) not in found
+
+
+async def test_a_gateway_that_wants_keys_shows_its_numbers_to_readers(
+    database_url: str, db: AsyncConnection[Any]
+) -> None:
+    """Fails if the route needs no scope, or a key that was refused is not counted."""
+    publisher, reader = await new_key(db, "publish"), await new_key(db, "read")
+    async with in_process(create_app(settings_for(database_url, access="keys"))) as client:
+        assert (await client.get("/metrics")).status_code == 401
+        assert (await client.get("/metrics", headers=bearer(publisher))).status_code == 403
+        assert (await post(client, {"type": "a"})).status_code == 401
+        assert (await client.post("/events", json={"type": "a"}, headers=bearer(reader))).status_code == 403
+        assert (await client.post("/events", json={"type": "a"}, headers=bearer(publisher))).status_code == 202
+        client.headers.update(bearer(reader))
+        found = await scrape(client)
+        assert found["reflex_publishes_refused_total", "key_refused"] == 1
+        assert found["reflex_publishes_refused_total", "scope_missing"] == 1
+        assert found["reflex_events_accepted_total", "a"] == 1
 
 
 async def test_who_is_connected_is_counted_by_kind(settings: Settings) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "BatchRejected",
     "CatchAll",
     "RequestRefused",
+    "describe_any",
     "describe_error",
     "exception_handlers",
     "problem",
@@ -137,6 +138,18 @@ def describe_error(error: ReflexError) -> dict[str, Any]:
     elif isinstance(error, EventRejected):
         errors = [error]
     return problem_document(status, error.code, str(error), errors=errors)
+
+
+def describe_any(error: Exception) -> dict[str, Any]:
+    """The same of whatever was raised; of a defect without its internals."""
+    match error:
+        case ReflexError():
+            return describe_error(error)
+        case RequestRefused():
+            return problem_document(error.status, error.code, error.detail)
+        case _:
+            detail = "this is a defect of the gateway, not of the event; its log has the traceback"
+            return problem_document(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
 
 
 def exception_handlers() -> dict[Any, ExceptionHandler]:

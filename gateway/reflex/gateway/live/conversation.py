@@ -49,7 +49,7 @@ from reflex.gateway.live.protocol import (
 from reflex.gateway.live.sessions import Session, Sessions
 from reflex.gateway.live.stream import FRAMES, Receipts
 from reflex.gateway.live.subscription import Subscription
-from reflex.gateway.problems import RequestRefused, describe_error, problem_document
+from reflex.gateway.problems import RequestRefused, describe_any, describe_error
 from reflex.gateway.publishing import Publisher
 
 __all__ = ["Conversation", "Opening", "Services"]
@@ -218,7 +218,7 @@ class Conversation:
         except (ReflexError, RequestRefused) as error:
             if isinstance(operation, Line | Publish):
                 self._services.publisher.refused(error.code)
-            await self._outbox.put(frame("refused", id, problem=problem_of(error)))
+            await self._outbox.put(frame("refused", id, problem=describe_any(error)))
 
     # Publishing
 
@@ -247,10 +247,10 @@ class Conversation:
             answer = frame("published", id, event_id=str(stored), duplicate=stored != event.event_id)
         except ReflexError as error:
             self._services.publisher.refused(error.code)
-            answer = frame("refused", id, problem=problem_of(error))
+            answer = frame("refused", id, problem=describe_any(error))
         except Exception as error:
             log.exception("an event was not stored", connection=self._session.id)
-            answer = frame("refused", id, problem=problem_of(error))
+            answer = frame("refused", id, problem=describe_any(error))
         try:
             await self._outbox.put(answer)
         except OutboxClosed:
@@ -390,14 +390,3 @@ def answer_frame(event: LoggedEvent) -> str:
 
 def event_frame(head: str, event: LoggedEvent) -> str:
     return f'{head}{event.place}","event":{event.json}}}'
-
-
-def problem_of(error: Exception) -> dict[str, Any]:
-    match error:
-        case ReflexError():
-            return describe_error(error)
-        case RequestRefused():
-            return problem_document(error.status, error.code, error.detail)
-        case _:
-            detail = "this is a defect of the gateway, not of the event; its log has the traceback"
-            return problem_document(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
