@@ -17,6 +17,7 @@ from reflex.core.events import NewEvent
 from reflex.core.pages import QueryRejected
 from reflex.core.settings import Settings
 from reflex.core.strict_json import parse
+from reflex.gateway.access import Grant, grant_of
 from reflex.gateway.bodies import Bodies, MediaType, discard, media_type
 from reflex.gateway.live.hub import hub_of
 from reflex.gateway.live.waiting import publish_and_wait
@@ -50,6 +51,7 @@ class Ingest:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wait_s = self._wait_s(Request(scope)) if scope["query_string"] else None
+        grant = grant_of(scope)
         headers: dict[bytes, bytes] = dict(scope["headers"])
         kind = media_type(headers)
         body = await self._bodies.read(headers, receive)
@@ -62,10 +64,10 @@ class Ingest:
                 raise EventRejected("an Idempotency-Key header is for one event; in a batch give each an `id`")
             if wait_s is not None:
                 raise QueryRejected("is for one event, not for a batch", field="wait")
-            events = await self._read_batch(body, kind, trace_context)
+            events = await self._read_batch(body, kind, trace_context, grant)
             answer = batch_answer(events, await self._publisher.store(events, trace_context))
         else:
-            event = self._read_one(body, idempotency_key, trace_context)
+            event = self._read_one(body, idempotency_key, trace_context, grant)
             if wait_s is not None:
                 await self._answer_when_settled(event, trace_context, wait_s, scope, receive, send)
                 return
@@ -94,7 +96,9 @@ class Ingest:
         self, event: NewEvent, trace_context: str | None, wait_s: float, scope: Scope, receive: Receive, send: Send
     ) -> None:
         hub = hub_of(scope["app"])
-        waiting = asyncio.create_task(publish_and_wait(hub, self._publisher, event, trace_context, wait_s=wait_s))
+        waiting = asyncio.create_task(
+            publish_and_wait(hub, self._publisher, event, trace_context, grant_of(scope), wait_s=wait_s)
+        )
         gone = asyncio.create_task(discard(receive))
         await asyncio.wait([waiting, gone], return_when=asyncio.FIRST_COMPLETED)
         try:
@@ -106,14 +110,18 @@ class Ingest:
                 task.cancel()
             await asyncio.gather(waiting, gone, return_exceptions=True)
 
-    def _read_one(self, body: bytes, idempotency_key: bytes | None, trace_context: str | None) -> NewEvent:
+    def _read_one(
+        self, body: bytes, idempotency_key: bytes | None, trace_context: str | None, grant: Grant
+    ) -> NewEvent:
         client_id = None
         if idempotency_key is not None:
             client_id = envelope.check_idempotency_key(idempotency_key.decode("latin-1"))
         data = parse(body, max_nesting=self._max_nesting)
-        return self._publisher.check(data, idempotency_key=client_id, trace_context=trace_context)
+        return self._publisher.check(data, grant, idempotency_key=client_id, trace_context=trace_context)
 
-    async def _read_batch(self, body: bytes, kind: MediaType, trace_context: str | None) -> list[NewEvent]:
+    async def _read_batch(
+        self, body: bytes, kind: MediaType, trace_context: str | None, grant: Grant
+    ) -> list[NewEvent]:
         """The events of an array, or of the lines of an NDJSON body.
 
         Raises:
@@ -142,7 +150,7 @@ class Ingest:
             try:
                 if numbers is not None:
                     value = parse(value, max_nesting=self._max_nesting, at=at)
-                events.append(self._publisher.check(value, at=at, trace_context=trace_context))
+                events.append(self._publisher.check(value, grant, at=at, trace_context=trace_context))
             except EventRejected as error:
                 errors += placed(error, numbers[index] if numbers else None)
                 if len(errors) >= MAX_ERRORS:

@@ -17,6 +17,7 @@ from reflex.core.approvals import ApprovalOver
 from reflex.core.cursors import CursorExpired, CursorRejected
 from reflex.core.errors import Conflict, DatabaseUnavailable, EventRejected, NotFound, ReflexError, Saturated
 from reflex.core.pages import QueryRejected
+from reflex.core.restriction import NotAllowed
 from reflex.core.strict_json import MalformedJson
 
 __all__ = [
@@ -36,6 +37,7 @@ STATUS: Final[dict[type[ReflexError], HTTPStatus]] = {
     QueryRejected: HTTPStatus.BAD_REQUEST,
     CursorRejected: HTTPStatus.BAD_REQUEST,
     CursorExpired: HTTPStatus.GONE,
+    NotAllowed: HTTPStatus.FORBIDDEN,
     EventRejected: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotFound: HTTPStatus.NOT_FOUND,
     ApprovalOver: HTTPStatus.GONE,
@@ -63,6 +65,9 @@ TITLES: Final = {
     "stopping": "The gateway is stopping",
     "key_refused": "No valid API key came with the request",
     "scope_missing": "The API key may not do this",
+    "key_is_bound": "The API key is bound to some events",
+    "type_not_allowed": "The API key is bound to other types of events",
+    "source_not_allowed": "The API key is bound to other sources of events",
 }
 RETRY_LATER: Final = {"retry-after": "1"}
 SHOWN_LENGTH: Final = 500
@@ -125,15 +130,21 @@ def describe_error(error: ReflexError) -> dict[str, Any]:
     Raises:
         ReflexError: The same one: it is none that a client can be told.
     """
-    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
+    status = status_of(error)
     if status is None:
         raise error
     errors: Sequence[EventRejected] = ()
     if isinstance(error, BatchRejected):
         errors = error.errors
+        if len(agreed := {status_of(each) for each in errors}) == 1:
+            status = agreed.pop() or status
     elif isinstance(error, EventRejected):
         errors = [error]
     return problem_document(status, error.code, str(error), errors=errors)
+
+
+def status_of(error: ReflexError) -> HTTPStatus | None:
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
 
 
 def exception_handlers() -> dict[Any, ExceptionHandler]:
