@@ -13,9 +13,9 @@ __all__ = ["LONG_AGO", "bad_secrets", "bearer", "new_key"]
 LONG_AGO = timedelta(microseconds=1)
 
 
-async def new_key(conn: AsyncConnection[Any], *scopes: str, lasts: timedelta | None = None) -> str:
-    """The secret of a new key."""
-    return (await create_api_key(conn, name="test", scopes=scopes, lasts=lasts)).secret
+async def new_key(conn: AsyncConnection[Any], *scopes: str, lasts: timedelta | None = None, **bounds: Any) -> str:
+    """The secret of a new key; `bounds` are the types, sources and limits that it is bound to."""
+    return (await create_api_key(conn, name="test", scopes=scopes, lasts=lasts, **bounds)).secret
 
 
 async def bad_secrets(conn: AsyncConnection[Any], scopes: Collection[str]) -> dict[str, str | None]:

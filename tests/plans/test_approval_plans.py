@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from reflex.core.restriction import UNRESTRICTED
 from tests.plans.test_read_plans import explain, rows_read
 
 FILL = """
@@ -24,6 +25,7 @@ SELECT trigger_id, event_id, fingerprint, occurrence, 'wait', 0, '{}', 1 FROM re
 """
 ALL: dict[str, Any] = {
     "approval_id": None, "before_id": None, "trigger": None, "pending": False, "decided": False, "limit": 50,
+    **UNRESTRICTED.parameters(),
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 from reflex.core.dead_letters import DeadLetterFilter
 from reflex.core.pages import first_id_at
 from reflex.core.reads import FIRST_ID, LAST_ID
+from reflex.core.restriction import UNRESTRICTED
 from reflex.core.statements import statement
 
 # `old.type` and key `old` make up a quarter of the log each, all of it at the old end: the primary key would have to
@@ -80,7 +81,7 @@ def pages_read(plan: list[dict[str, Any]], relation: str) -> int:
 
 
 ALL_IDS = {"from_id": FIRST_ID, "before_id": LAST_ID, "led_by": ""}
-NO_FILTER = dict.fromkeys(("type_low", "type_high", "source", "key", "correlation_id"))
+NO_FILTER = dict.fromkeys(("type_low", "type_high", "source", "key", "correlation_id")) | UNRESTRICTED.parameters()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from typing import Final, NamedTuple
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from reflex.core.api_keys import KeyScope, key_id_of
+from reflex.core.api_keys import KeyScope, StoredKey, key_id_of
+from reflex.core.log_filter import LogFilter
+from reflex.core.restriction import UNRESTRICTED, Restriction
 from reflex.core.settings import Settings
 from reflex.gateway.keyring import Keyring, Known
 from reflex.gateway.problems import RequestRefused
@@ -42,9 +44,41 @@ class Grant(NamedTuple):
     known: Known | None = None
     keyring: Keyring | None = None
 
+    @property
+    def key(self) -> StoredKey | None:
+        return self.known.key if self.known else None
+
+    @property
+    def within(self) -> Restriction:
+        """The events that there are for whoever asks."""
+        key = self.key
+        return key.restriction if key else UNRESTRICTED
+
+    def check_event(self, type: str, source: str, *, at: str = "") -> None:
+        """Whether the key may publish such an event. Raises NotAllowed, a 403, with the field below `at` that is
+        wrong."""
+        if (key := self.key) is not None:
+            key.restriction.check(type, source, key_id=key.id, at=at)
+
+    def narrowed(self, filter: LogFilter) -> LogFilter:
+        """What a reader who asks for that may see. Raises NotAllowed, a 403, if that is nothing."""
+        key = self.key
+        if key is None or key.restriction == UNRESTRICTED:
+            return filter
+        types, sources = key.restriction.narrow(types=filter.types, sources=filter.sources, key_id=key.id)
+        return filter._replace(types=types, sources=sources)
+
+    def check_unbound(self) -> None:
+        """Raises RequestRefused, a 403, if the key is bound to some events, and this is about all of them."""
+        key = self.key
+        if key is None or key.restriction == UNRESTRICTED:
+            return
+        detail = f"the API key {key.id} is bound to some types or sources of events, and this is about all of them"
+        raise RequestRefused(HTTPStatus.FORBIDDEN, "key_is_bound", detail)
+
     def check(self, needed: Collection[KeyScope]) -> None:
         """Raises RequestRefused, a 403, if the key has none of the scopes that are needed."""
-        key = self.known.key if self.known else None
+        key = self.key
         if key is None or not needed or not key.scopes.isdisjoint(needed):
             return
         has = ", ".join(sorted(key.scopes)) or "none"
@@ -56,9 +90,10 @@ class Grant(NamedTuple):
 
     def lasting(self, end: Callable[[], None]) -> AbstractContextManager[None]:
         """For a connection that stays open: call `end` when the key is not valid any more."""
-        if self.known is None or self.known.key is None or self.keyring is None:
+        key = self.key
+        if self.known is None or key is None or self.keyring is None:
             return nullcontext()
-        return self.keyring.watched(self.known.key.id, self.known, end)
+        return self.keyring.watched(key.id, self.known, end)
 
 
 OPEN: Final = Grant()
@@ -96,7 +131,10 @@ class Access:
         return grant
 
     def guard(
-        self, routes: Sequence[BaseRoute], needed: Mapping[tuple[str, str], Sequence[KeyScope]]
+        self,
+        routes: Sequence[BaseRoute],
+        needed: Mapping[tuple[str, str], Sequence[KeyScope]],
+        narrowed: Collection[tuple[str, str]] = (),
     ) -> Sequence[BaseRoute]:
         """The routes, with the keys of their requests looked at first. WebSockets do that by themselves, before they
         are accepted.
@@ -104,27 +142,40 @@ class Access:
         Args:
             needed: By method and path, the scopes of which a request needs one. Nothing is left out by mistake: a
                 route that is not in it is a KeyError.
+            narrowed: Those that keep within what a key is bound to. All others refuse a key that is bound.
         """
         if not self.wants_keys:
             return routes
-        return [self._guarded(route, needed) if isinstance(route, Route) else route for route in routes]
+        return [self._guarded(route, needed, narrowed) if isinstance(route, Route) else route for route in routes]
 
-    def _guarded(self, route: Route, needed: Mapping[tuple[str, str], Sequence[KeyScope]]) -> Route:
+    def _guarded(
+        self,
+        route: Route,
+        needed: Mapping[tuple[str, str], Sequence[KeyScope]],
+        narrowed: Collection[tuple[str, str]],
+    ) -> Route:
         (method,) = (route.methods or set[str]()) - {"HEAD"}
         scopes = needed[method, route.path]
-        return Route(route.path, Guard(self, scopes, route.app), methods=[method], name=route.name) if scopes else route
+        if not scopes:
+            return route
+        guard = Guard(self, scopes, route.app, for_bound=(method, route.path) in narrowed)
+        return Route(route.path, guard, methods=[method], name=route.name)
 
 
 class Guard:
     """An ASGI app before another one."""
 
-    def __init__(self, access: Access, needed: Sequence[KeyScope], app: ASGIApp) -> None:
+    def __init__(self, access: Access, needed: Sequence[KeyScope], app: ASGIApp, *, for_bound: bool) -> None:
         self._access = access
+        self._for_bound = for_bound
         self._needed = needed
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[GRANT] = await self._access.grant(scope, self._needed)
+        grant = await self._access.grant(scope, self._needed)
+        if not self._for_bound:
+            grant.check_unbound()
+        scope[GRANT] = grant
         await self._app(scope, receive, send)
 
 

@@ -118,7 +118,11 @@ def create_app(
         *docs_page.routes,
     ]
     app = Starlette(
-        routes=access.guard(routes, {(operation.method, operation.path): operation.scopes for operation in OPERATIONS}),
+        routes=access.guard(
+            routes,
+            {(operation.method, operation.path): operation.scopes for operation in OPERATIONS},
+            {(operation.method, operation.path) for operation in OPERATIONS if operation.narrowed},
+        ),
         middleware=[*for_browsers(settings), Middleware(CatchAll)],
         exception_handlers=exception_handlers(),
         lifespan=lifespan,

@@ -41,6 +41,7 @@ APPROVAL_OPERATIONS: Final[tuple[Operation, ...]] = (
         group="Approvals",
         summary="Tool calls that somebody has to approve, or had to, the newest first.",
         scopes=READ,
+        narrowed=True,
         parameters=LIST_PARAMETERS,
         answers=(Answer(200, "A page of approvals.", ApprovalList),),
         problems=READS,
@@ -53,6 +54,7 @@ APPROVAL_OPERATIONS: Final[tuple[Operation, ...]] = (
         group="Approvals",
         summary="One approval: the tool, its arguments, and what was decided.",
         scopes=READ,
+        narrowed=True,
         place=APPROVAL_ID,
         answers=(Answer(200, "The approval.", ApprovalRow, EXAMPLE),),
         problems={**NO_APPROVAL, **READS},
@@ -65,6 +67,7 @@ APPROVAL_OPERATIONS: Final[tuple[Operation, ...]] = (
         group="Approvals",
         summary="Approve or deny a tool call; its run goes on.",
         scopes=OPERATE,
+        narrowed=True,
         description=(
             "The decision is bound to the tool and the arguments that were looked at: `digest` is that of the approval "
             "as it was shown. Of several people who decide at once the first one counts, and the others are told what "

@@ -23,6 +23,7 @@ from reflex.core.rows import to_json
 from reflex.gateway.access import grant_of
 from reflex.gateway.answers import json_answer
 from reflex.gateway.connections import change, read
+from reflex.gateway.narrowing import within_of
 from reflex.gateway.operating import id_of, read_json, refuse_cross_site
 from reflex.gateway.problems import MEDIA_TYPE, describe_error
 from reflex.gateway.query import CURSOR, LIMIT, Parameter, read_query
@@ -79,14 +80,16 @@ class Given(NamedTuple):
 
 async def approvals(request: Request) -> Response:
     values = read_query(request, LIST_PARAMETERS)
-    page = await read(request, lambda conn: list_approvals(conn, **values))
+    within = within_of(request)
+    page = await read(request, lambda conn: list_approvals(conn, **values, within=within))
     return json_answer(ApprovalList(page.rows, page.next_cursor))
 
 
 async def approval(request: Request) -> Response:
     read_query(request, ())
     approval_id = approval_id_of(request)
-    return json_answer(await read(request, lambda conn: get_approval(conn, approval_id)))
+    within = within_of(request)
+    return json_answer(await read(request, lambda conn: get_approval(conn, approval_id, within=within)))
 
 
 async def decide(request: Request) -> Response:
@@ -94,11 +97,12 @@ async def decide(request: Request) -> Response:
     read_query(request, ())
     approval_id = approval_id_of(request)
     given = decision_of(await read_json(request, DecisionRejected))
-    known = grant_of(request.scope).known
-    key = known.key.id if known and known.key else None
+    found = grant_of(request.scope).key
+    key = found.id if found else None
     by = f"{given.by} (key {key})" if given.by and key else f"key {key}" if key else given.by
+    given, within = given._replace(by=by), within_of(request)
     try:
-        row = await change(request, lambda conn: decide_approval(conn, approval_id, **given._replace(by=by)._asdict()))
+        row = await change(request, lambda conn: decide_approval(conn, approval_id, **given._asdict(), within=within))
     except AlreadyDecided as error:
         document = {**describe_error(error), "approval": error.approval}
         return Response(to_json(document), HTTPStatus.CONFLICT, {"cache-control": "no-store"}, MEDIA_TYPE)

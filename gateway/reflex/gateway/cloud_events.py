@@ -13,6 +13,7 @@ from reflex.core.errors import EventRejected
 from reflex.core.events import NewEvent
 from reflex.core.rows import to_json
 from reflex.core.strict_json import parse
+from reflex.gateway.access import Grant
 from reflex.gateway.bodies import MediaType
 from reflex.gateway.problems import BatchRejected
 from reflex.gateway.publishing import Publisher
@@ -34,6 +35,7 @@ class CloudEvents:
         kind: MediaType,
         headers: Sequence[tuple[bytes, bytes]],
         body: bytes,
+        grant: Grant,
         idempotency_key: bytes | None,
         trace_context: str | None,
     ) -> NewEvent:
@@ -49,23 +51,30 @@ class CloudEvents:
             value = parse(body, max_nesting=self._max_nesting)
             if isinstance(value, list):
                 raise EventRejected(f"must be one JSON object; an array of CloudEvents is {cloud_events.BATCH_TYPE}")
-            return self.check(value, idempotency_key=key, trace_context=trace_context)
+            return self.check(value, grant, idempotency_key=key, trace_context=trace_context)
         try:
             event = cloud_events.from_headers(headers, body, max_nesting=self._max_nesting - 1)
         except EventRejected as error:
             raise named(error, "", in_headers=True) from None
-        return self._checked(event, key, trace_context, in_headers=True)
+        return self._checked(event, grant, key, trace_context, in_headers=True)
 
     def check(
-        self, value: object, *, at: str = "", idempotency_key: str | None = None, trace_context: str | None = None
+        self,
+        value: object,
+        grant: Grant,
+        *,
+        at: str = "",
+        idempotency_key: str | None = None,
+        trace_context: str | None = None,
     ) -> NewEvent:
         """One event of the JSON format, checked; see `Publisher.check`."""
         event = cloud_events.from_json(value, at=at)
-        return self._checked(event, idempotency_key, trace_context, at=at)
+        return self._checked(event, grant, idempotency_key, trace_context, at=at)
 
     def _checked(
         self,
         event: CloudEvent,
+        grant: Grant,
         idempotency_key: str | None,
         trace_context: str | None,
         *,
@@ -75,7 +84,7 @@ class CloudEvents:
         fields, own = to_fields(event)
         try:
             return self._publisher.check(
-                fields, at=at, idempotency_key=idempotency_key, trace_context=own or trace_context
+                fields, grant, at=at, idempotency_key=idempotency_key, trace_context=own or trace_context
             )
         except EventRejected as error:
             raise named(error, at, in_headers=in_headers) from None

@@ -22,6 +22,7 @@ from reflex.core.ids import DeliveryId
 from reflex.core.rows import DeadLetterRow
 from reflex.gateway.answers import json_answer
 from reflex.gateway.connections import change, read
+from reflex.gateway.narrowing import within_of
 from reflex.gateway.operating import id_of, read_object, refuse_cross_site
 from reflex.gateway.query import CURSOR, LIMIT, Parameter, read_query, read_values
 
@@ -106,7 +107,7 @@ class PurgedLetters:
 async def dead_letters(request: Request) -> Response:
     values = read_query(request, LIST_PARAMETERS)
     paging = {name: values.pop(name) for name in ("cursor", "limit") if name in values}
-    which = DeadLetterFilter(**values)
+    which = DeadLetterFilter(**values, within=within_of(request, values))
     page = await read(request, lambda conn: list_dead_letters(conn, which, **paging))
     return json_answer(DeadLetterList(page.rows, page.next_cursor))
 
@@ -114,14 +115,16 @@ async def dead_letters(request: Request) -> Response:
 async def dead_letter(request: Request) -> Response:
     read_query(request, ())
     delivery_id = letter_id(request)
-    return json_answer(await read(request, lambda conn: get_dead_letter(conn, delivery_id)))
+    within = within_of(request)
+    return json_answer(await read(request, lambda conn: get_dead_letter(conn, delivery_id, within=within)))
 
 
 async def retry_one(request: Request) -> Response:
     refuse_cross_site(request)
     read_query(request, ())
     delivery_id = letter_id(request)
-    await change(request, lambda conn: retry_dead_letter(conn, delivery_id))
+    within = within_of(request)
+    await change(request, lambda conn: retry_dead_letter(conn, delivery_id, within=within))
     log.info("dead letter retried", delivery_id=str(delivery_id))
     return json_answer(Retried(str(delivery_id), delivery_id.event_id))
 
@@ -130,7 +133,8 @@ async def purge_one(request: Request) -> Response:
     refuse_cross_site(request)
     read_query(request, ())
     delivery_id = letter_id(request)
-    await change(request, lambda conn: purge_dead_letter(conn, delivery_id))
+    within = within_of(request)
+    await change(request, lambda conn: purge_dead_letter(conn, delivery_id, within=within))
     log.info("dead letter purged", delivery_id=str(delivery_id))
     return json_answer(Purged(str(delivery_id), delivery_id.event_id))
 
@@ -138,7 +142,8 @@ async def purge_one(request: Request) -> Response:
 async def retry_many(request: Request) -> Response:
     refuse_cross_site(request)
     read_query(request, ())
-    which, all, limit = split(read_values(await read_object(request, example=FILTER), CHANGE_PARAMETERS, noun="field"))
+    values = read_values(await read_object(request, example=FILTER), CHANGE_PARAMETERS, noun="field")
+    which, all, limit = split(request, values)
     retried = await change(request, lambda conn: retry_dead_letters(conn, which, all=all, limit=limit))
     log.info("dead letters retried", count=retried, filter=str(which))
     return json_answer(RetriedLetters(retried, retried >= limit))
@@ -146,15 +151,15 @@ async def retry_many(request: Request) -> Response:
 
 async def purge_many(request: Request) -> Response:
     refuse_cross_site(request)
-    which, all, limit = split(read_query(request, CHANGE_PARAMETERS))
+    which, all, limit = split(request, read_query(request, CHANGE_PARAMETERS))
     purged = await change(request, lambda conn: purge_dead_letters(conn, which, all=all, limit=limit))
     log.info("dead letters purged", count=purged, filter=str(which))
     return json_answer(PurgedLetters(purged, purged >= limit))
 
 
-def split(values: dict[str, Any]) -> tuple[DeadLetterFilter, bool, int]:
+def split(request: Request, values: dict[str, Any]) -> tuple[DeadLetterFilter, bool, int]:
     all, limit = values.pop("all", False), values.pop("limit", MOST_CHANGED)
-    return DeadLetterFilter(**values), all, limit
+    return DeadLetterFilter(**values, within=within_of(request, values)), all, limit
 
 
 def letter_id(request: Request) -> DeliveryId:

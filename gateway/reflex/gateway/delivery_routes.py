@@ -15,6 +15,7 @@ from reflex.core.ids import DeliveryId
 from reflex.core.waiting_list import WaitingRow, list_waiting
 from reflex.gateway.answers import json_answer
 from reflex.gateway.connections import change, read
+from reflex.gateway.narrowing import within_of
 from reflex.gateway.operating import id_of, refuse_cross_site
 from reflex.gateway.query import LIMIT, Parameter, read_query
 
@@ -44,7 +45,8 @@ class CancelledDelivery:
 
 async def waiting(request: Request) -> Response:
     values = read_query(request, LIST_PARAMETERS)
-    return json_answer(WaitingList(await read(request, lambda conn: list_waiting(conn, **values))))
+    within = within_of(request)
+    return json_answer(WaitingList(await read(request, lambda conn: list_waiting(conn, **values, within=within))))
 
 
 async def cancel(request: Request) -> Response:
@@ -54,7 +56,8 @@ async def cancel(request: Request) -> Response:
         request, DeliveryId.parse, what="delivery", example="3-0198a1b2-0000-7000-8000-000000000000",
         shown="GET /events/{id} shows it",
     )  # fmt: skip
-    state = await change(request, lambda conn: cancel_delivery(conn, delivery_id, **values))
+    within = within_of(request)
+    state = await change(request, lambda conn: cancel_delivery(conn, delivery_id, **values, within=within))
     log.info("delivery cancelled", delivery_id=str(delivery_id), state=state)
     status = HTTPStatus.ACCEPTED if state == "cancelling" else HTTPStatus.OK
     return json_answer(CancelledDelivery(str(delivery_id), delivery_id.event_id, state), status=status)

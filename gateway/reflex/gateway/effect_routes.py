@@ -14,6 +14,7 @@ from reflex.core.pages import QueryRejected
 from reflex.core.rows import StoredJson
 from reflex.gateway.answers import json_answer
 from reflex.gateway.connections import change, read
+from reflex.gateway.narrowing import within_of
 from reflex.gateway.operating import id_of, read_object, refuse_cross_site
 from reflex.gateway.query import CURSOR, LIMIT, Parameter, read_query
 
@@ -48,7 +49,8 @@ class EffectList:
 
 async def effects(request: Request) -> Response:
     values = read_query(request, LIST_PARAMETERS)
-    page = await read(request, lambda conn: list_effects(conn, **values))
+    within = within_of(request)
+    page = await read(request, lambda conn: list_effects(conn, **values, within=within))
     return json_answer(EffectList(page.rows, page.next_cursor))
 
 
@@ -60,7 +62,8 @@ async def resolve(request: Request) -> Response:
         shown="GET /effects lists them",
     )  # fmt: skip
     done = verdict(await read_object(request, example='{"done": false}'))
-    resolved: Resolved = await change(request, lambda conn: resolve_effect(conn, effect_id, done=done))
+    within = within_of(request)
+    resolved: Resolved = await change(request, lambda conn: resolve_effect(conn, effect_id, done=done, within=within))
     log.info("effect resolved", effect=str(effect_id), done=resolved.done, due=resolved.due)
     return json_answer(resolved)
 

@@ -17,6 +17,7 @@ from reflex.core.events import NewEvent
 from reflex.core.pages import QueryRejected
 from reflex.core.settings import Settings
 from reflex.core.strict_json import parse
+from reflex.gateway.access import Grant, grant_of
 from reflex.gateway.bodies import Bodies, MediaType, discard, media_type
 from reflex.gateway.cloud_events import CloudEvents
 from reflex.gateway.live.hub import hub_of
@@ -53,6 +54,7 @@ class Ingest:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wait_s = self._wait_s(Request(scope)) if scope["query_string"] else None
+        grant = grant_of(scope)
         headers: dict[bytes, bytes] = dict(scope["headers"])
         kind = media_type(headers)
         body = await self._bodies.read(headers, receive)
@@ -65,13 +67,13 @@ class Ingest:
                 raise EventRejected("an Idempotency-Key header is for one event; in a batch give each an `id`")
             if wait_s is not None:
                 raise QueryRejected("is for one event, not for a batch", field="wait")
-            events = await self._read_batch(body, kind, trace_context)
+            events = await self._read_batch(body, kind, trace_context, grant)
             answer = batch_answer(events, await self._publisher.store(events, trace_context) if events else {})
         else:
             if kind is MediaType.JSON:
-                event = self._read_one(body, idempotency_key, trace_context)
+                event = self._read_one(body, idempotency_key, trace_context, grant)
             else:
-                event = self._cloud_events.read_one(kind, scope["headers"], body, idempotency_key, trace_context)
+                event = self._cloud_events.read_one(kind, scope["headers"], body, grant, idempotency_key, trace_context)
                 trace_context = event.trace_context  # its own, if it brought one along
             if wait_s is not None:
                 await self._answer_when_settled(event, trace_context, wait_s, scope, receive, send)
@@ -101,7 +103,9 @@ class Ingest:
         self, event: NewEvent, trace_context: str | None, wait_s: float, scope: Scope, receive: Receive, send: Send
     ) -> None:
         hub = hub_of(scope["app"])
-        waiting = asyncio.create_task(publish_and_wait(hub, self._publisher, event, trace_context, wait_s=wait_s))
+        waiting = asyncio.create_task(
+            publish_and_wait(hub, self._publisher, event, trace_context, grant_of(scope), wait_s=wait_s)
+        )
         gone = asyncio.create_task(discard(receive))
         await asyncio.wait([waiting, gone], return_when=asyncio.FIRST_COMPLETED)
         try:
@@ -113,14 +117,18 @@ class Ingest:
                 task.cancel()
             await asyncio.gather(waiting, gone, return_exceptions=True)
 
-    def _read_one(self, body: bytes, idempotency_key: bytes | None, trace_context: str | None) -> NewEvent:
+    def _read_one(
+        self, body: bytes, idempotency_key: bytes | None, trace_context: str | None, grant: Grant
+    ) -> NewEvent:
         client_id = None
         if idempotency_key is not None:
             client_id = envelope.check_idempotency_key(idempotency_key.decode("latin-1"))
         data = parse(body, max_nesting=self._max_nesting)
-        return self._publisher.check(data, idempotency_key=client_id, trace_context=trace_context)
+        return self._publisher.check(data, grant, idempotency_key=client_id, trace_context=trace_context)
 
-    async def _read_batch(self, body: bytes, kind: MediaType, trace_context: str | None) -> list[NewEvent]:
+    async def _read_batch(
+        self, body: bytes, kind: MediaType, trace_context: str | None, grant: Grant
+    ) -> list[NewEvent]:
         """The events of an array, or of the lines of an NDJSON body.
 
         Raises:
@@ -153,7 +161,7 @@ class Ingest:
                 if numbers is not None:
                     value = parse(value, max_nesting=self._max_nesting, at=at)
                 check = self._cloud_events.check if kind is MediaType.CLOUD_EVENTS else self._publisher.check
-                events.append(check(value, at=at, trace_context=trace_context))
+                events.append(check(value, grant, at=at, trace_context=trace_context))
             except EventRejected as error:
                 errors += placed(error, numbers[index] if numbers else None)
                 if len(errors) >= MAX_ERRORS:

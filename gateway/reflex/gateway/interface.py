@@ -14,7 +14,7 @@ __all__ = ["BAD_QUERY", "CROSS_SITE", "OPERATE", "READ", "READS", "UNAVAILABLE",
 # Of a gateway with REFLEX_ACCESS=keys.
 NEEDS_KEY: Final[Mapping[int, str]] = {
     401: "Where API keys are wanted: no valid one came with the request.",
-    403: "Where API keys are wanted: the key has not the scope.",
+    403: "Where API keys are wanted: the key has not the scope, or is bound to other types or sources of events.",
     503: "The database does not answer, so it is not known whether the API key is valid.",
 }
 # What many operations have in common: when they refuse, and which keys may use them.
@@ -53,6 +53,7 @@ class Operation:
     """One method on one path. `problems` are the statuses it answers with a problem document, and when.
 
     `scopes`: where API keys are wanted, it needs one that has one of these; without any it is open to everybody.
+    `narrowed`: for a key that is bound to some events, others do not exist here. What is not, refuses such a key.
     """
 
     method: Literal["GET", "POST", "DELETE"]
@@ -69,6 +70,7 @@ class Operation:
     body: Body | None = None
     problems: Mapping[int, str] = field(default_factory=dict[int, str])
     curl: str = ""
+    narrowed: bool = False
 
     @property
     def refusals(self) -> dict[int, str]:

@@ -30,6 +30,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         group="Publish",
         summary="Append an event, or a batch of them.",
         scopes=PUBLISH,
+        narrowed=True,
         description=(
             "One JSON object, a JSON array of them, or one object a line (`application/x-ndjson`). The answer comes "
             "after the commit that holds the events and their deliveries. A batch is stored as a whole or not at all. "
@@ -84,6 +85,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         group="Publish",
         summary="A WebSocket: publish and get replies, follow the log, or type lines by hand.",
         scopes=websocket.NEEDED,
+        narrowed=True,
         description="Its frames are described by `/asyncapi.json`. A page of another site is refused with 403.",
         answers=(),
         problems={426: "The request does not ask for a WebSocket."},
@@ -96,6 +98,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         group="Read",
         summary="The log, newest first.",
         scopes=READ,
+        narrowed=True,
         description=(
             "Filters combine. `since` and `until` go by when the gateway took the event, which is the order of the "
             "log, not by the sender's `time`."
@@ -112,6 +115,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         group="Read",
         summary="The log as it grows, as server-sent events.",
         scopes=READ,
+        narrowed=True,
         description=(
             "For a browser's `EventSource`, and for anything that reads lines. Each event's `id` is its cursor: who "
             "connects again with `Last-Event-ID`, as a browser does by itself, or with `after`, misses nothing and "
@@ -135,6 +139,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         group="Read",
         summary="One event: its deliveries, every run, and the events these published.",
         scopes=READ,
+        narrowed=True,
         place=EVENT_ID,
         description="With `Accept: application/cloudevents+json` it is answered as a CloudEvent, alone.",
         answers=(
@@ -156,6 +161,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         group="Read",
         summary="The types that apps registered, with their JSON Schemas, and types whose events no trigger matched.",
         scopes=READ,
+        narrowed=True,
         answers=(Answer(200, "The types.", reading.EventTypeList),),
         problems=READS,
         curl="{url}/event-types",

@@ -17,6 +17,7 @@ from reflex.core.approvals import ApprovalOver
 from reflex.core.cursors import CursorExpired, CursorRejected
 from reflex.core.errors import Conflict, DatabaseUnavailable, EventRejected, NotFound, ReflexError, Saturated
 from reflex.core.pages import QueryRejected
+from reflex.core.restriction import NotAllowed
 from reflex.core.strict_json import MalformedJson
 from reflex.gateway.metrics import count_refusal
 
@@ -38,6 +39,7 @@ STATUS: Final[dict[type[ReflexError], HTTPStatus]] = {
     QueryRejected: HTTPStatus.BAD_REQUEST,
     CursorRejected: HTTPStatus.BAD_REQUEST,
     CursorExpired: HTTPStatus.GONE,
+    NotAllowed: HTTPStatus.FORBIDDEN,
     EventRejected: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotFound: HTTPStatus.NOT_FOUND,
     ApprovalOver: HTTPStatus.GONE,
@@ -67,6 +69,9 @@ TITLES: Final = {
     "scope_missing": "The API key may not do this",
     "signature_refused": "The webhook is not accepted; nothing was stored",
     "webhook_not_ready": "The webhook cannot be checked yet; nothing was stored",
+    "key_is_bound": "The API key is bound to some events",
+    "type_not_allowed": "The API key is bound to other types of events",
+    "source_not_allowed": "The API key is bound to other sources of events",
 }
 RETRY_LATER: Final = {"retry-after": "1"}
 SHOWN_LENGTH: Final = 500
@@ -129,12 +134,14 @@ def describe_error(error: ReflexError) -> dict[str, Any]:
     Raises:
         ReflexError: The same one: it is none that a client can be told.
     """
-    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
+    status = status_of(error)
     if status is None:
         raise error
     errors: Sequence[EventRejected] = ()
     if isinstance(error, BatchRejected):
         errors = error.errors
+        if len(agreed := {status_of(each) for each in errors}) == 1:
+            status = agreed.pop() or status
     elif isinstance(error, EventRejected):
         errors = [error]
     return problem_document(status, error.code, str(error), errors=errors)
@@ -150,6 +157,10 @@ def describe_any(error: Exception) -> dict[str, Any]:
         case _:
             detail = "this is a defect of the gateway, not of the event; its log has the traceback"
             return problem_document(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+
+
+def status_of(error: ReflexError) -> HTTPStatus | None:
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
 
 
 def exception_handlers() -> dict[Any, ExceptionHandler]:

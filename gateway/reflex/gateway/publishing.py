@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 from uuid import UUID
 
 from reflex.core import envelope, telemetry
 from reflex.core.events import NewEvent
 from reflex.core.settings import Settings
+from reflex.gateway.access import Grant
 from reflex.gateway.group_commit import EventStore
 from reflex.gateway.metrics import GatewayMetrics
 from reflex.gateway.schemas import PayloadSchemas
@@ -32,8 +34,10 @@ class Publisher:
     def check(
         self,
         data: object,
+        grant: Grant,
         *,
         at: str = "",
+        source: str | None = None,
         idempotency_key: str | None = None,
         trace_context: str | None = None,
     ) -> NewEvent:
@@ -41,11 +45,18 @@ class Publisher:
 
         Args:
             data: From `strict_json.parse`.
+            grant: Of whoever sent it.
             at: Where it was in the request, as a JSON Pointer.
+            source: Of an event that names none. The only one that the key is bound to goes before it.
 
         Raises:
-            EventRejected: With the field that is wrong.
+            EventRejected: With the field that is wrong. NotAllowed: The key is bound to others; it hears nothing of the
+                schemas of other types.
         """
+        source = grant.within.own_source or source
+        if source is not None and isinstance(data, dict):
+            fields = cast("dict[str, Any]", data)
+            data = fields if fields.get("source") is not None else {**fields, "source": source}
         event, payload = envelope.read(
             data,
             max_payload_bytes=self._max_payload_bytes,
@@ -53,6 +64,7 @@ class Publisher:
             idempotency_key=idempotency_key,
             trace_context=trace_context,
         )
+        grant.check_event(event.type, event.source, at=at)
         self._schemas.check(event.type, payload, at=at)
         return event
 

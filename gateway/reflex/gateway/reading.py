@@ -17,6 +17,7 @@ from reflex.core.schedules import ScheduleRow, list_schedules
 from reflex.gateway import cloud_events
 from reflex.gateway.answers import json_answer
 from reflex.gateway.connections import read
+from reflex.gateway.narrowing import within_of
 from reflex.gateway.query import CURSOR, LIMIT, Parameter, read_query
 
 __all__ = ["EVENT_PARAMETERS", "EventList", "EventTypeList", "ScheduleList", "TriggerList", "routes"]
@@ -66,23 +67,26 @@ class ScheduleList:
 
 async def events(request: Request) -> Response:
     filters = read_query(request, EVENT_PARAMETERS)
-    page = await read(request, lambda conn: list_events(conn, **filters))
+    within = within_of(request, filters)
+    page = await read(request, lambda conn: list_events(conn, **filters, within=within))
     return json_answer(EventList(page.rows, page.next_cursor))
 
 
 async def event(request: Request) -> Response:
     read_query(request, ())
     event_id = parse_event_id(request.path_params["id"])
+    within = within_of(request)
     if cloud_events.is_wanted(request):
-        return cloud_events.answer(await read(request, lambda conn: get_cloud_event(conn, event_id)))
-    answer = json_answer(await read(request, lambda conn: get_event(conn, event_id)))
+        return cloud_events.answer(await read(request, lambda conn: get_cloud_event(conn, event_id, within=within)))
+    answer = json_answer(await read(request, lambda conn: get_event(conn, event_id, within=within)))
     answer.headers["vary"] = "accept"
     return answer
 
 
 async def event_types(request: Request) -> Response:
     read_query(request, ())
-    return json_answer(EventTypeList(await read(request, list_event_types)))
+    within = within_of(request)
+    return json_answer(EventTypeList(await read(request, lambda conn: list_event_types(conn, within=within))))
 
 
 async def triggers(request: Request) -> Response:

@@ -8,6 +8,8 @@ import typer
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
+    from reflex.core.api_keys import ApiKey
+
 __all__ = ["app"]
 
 T = TypeVar("T")
@@ -24,6 +26,11 @@ def create(
     expires: Annotated[
         str | None, typer.Option(help="Valid for so long, as in 90d or 12h; without it, until it is revoked.")
     ] = None,
+    type: Annotated[
+        list[str] | None,
+        typer.Option(help="Bind it to this type of events, or to a prefix such as order.*; give it again for more."),
+    ] = None,
+    source: Annotated[list[str] | None, typer.Option(help="Bind it to this source; give it again for more.")] = None,
     json: Json = False,
 ) -> None:
     """Make a key and print its secret: to standard output, once, and nothing else goes there."""
@@ -35,12 +42,15 @@ def create(
     lasts = parse_duration(expires) if expires is not None else None
     if expires is not None and lasts is None:
         raise QueryRejected(f"{expires[:80]!r} is no duration; write 12h or 90d", field="expires")
-    key, secret = run(lambda conn: create_api_key(conn, name=name, scopes=scope, lasts=lasts))
+    key, secret = run(
+        lambda conn: create_api_key(conn, name=name, scopes=scope, lasts=lasts, types=type or (), sources=source or ())
+    )
     if json:
         print_json({"key": key, "secret": secret})
         return
     until = f"until {key.expires_at:%Y-%m-%d %H:%M} UTC" if key.expires_at else "until it is revoked"
-    typer.echo(f"key {key.id} ({key.name}) may {', '.join(key.scopes)} {until}", err=True)
+    bound = f", bound to {bound_to(key)}" if bound_to(key) else ""
+    typer.echo(f"key {key.id} ({key.name}) may {', '.join(key.scopes)} {until}{bound}", err=True)
     typer.echo("this is its secret, which is not shown again:", err=True)
     typer.echo(secret)
 
@@ -56,11 +66,11 @@ def list_(json: Json = False) -> None:
         print_json({"keys": keys})
         return
     print_table(
-        ["id", "name", "scopes", "state", "created", "expires", "last used"],
+        ["id", "name", "scopes", "state", "created", "expires", "last used", "bound to"],
         [
             (key.id, key.name, ", ".join(key.scopes), key.state, ago(key.created_at),
              ahead(key.expires_at) if key.expires_at and key.state == "valid" else None,
-             ago(key.last_used_at) if key.last_used_at else "never")
+             ago(key.last_used_at) if key.last_used_at else "never", bound_to(key) or None)
             for key in keys
         ],
         nothing="no API keys; `reflex keys create` makes one",
@@ -74,6 +84,12 @@ def revoke(id: Annotated[str, typer.Argument(help="The key's id, as `reflex keys
 
     key = run(lambda conn: revoke_api_key(conn, id))
     typer.echo(f"key {key.id} ({key.name}) is revoked")
+
+
+def bound_to(key: "ApiKey") -> str:
+    """In words; empty if it is bound to nothing."""
+    sources = f"from {', '.join(key.sources)}" if key.sources else ""
+    return " ".join(filter(None, [", ".join(key.types), sources]))
 
 
 def run(action: "Callable[[AsyncConnection[Any]], Awaitable[T]]") -> T:

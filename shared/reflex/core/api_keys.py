@@ -17,9 +17,12 @@ from typing import Any, Final, NamedTuple
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
+from reflex.core.envelope import MAX_LENGTH
 from reflex.core.errors import NotFound
+from reflex.core.events import check_type_pattern
 from reflex.core.pages import QueryRejected
 from reflex.core.reads import fetch
+from reflex.core.restriction import UNRESTRICTED, Restriction
 from reflex.core.statements import statement
 
 __all__ = [
@@ -39,6 +42,8 @@ LETTERS: Final = string.digits + string.ascii_letters
 ID_LENGTH: Final = 8
 RANDOM_LENGTH: Final = 32
 MAX_NAME_LENGTH: Final = 200
+# Types, or sources, of one key: each event is compared with them.
+MAX_BOUND: Final = 100
 # PostgreSQL cannot add just any duration to a moment.
 MAX_LASTS: Final = timedelta(days=36_500)
 SECRET: Final = re.compile(rf"rfx_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{RANDOM_LENGTH}}}")
@@ -55,7 +60,8 @@ class KeyScope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as its owner sees it. `state` is `valid`, `expired` or `revoked`."""
+    """A key as its owner sees it. `state` is `valid`, `expired` or `revoked`. Without `types` or `sources` it is bound
+    to none."""
 
     id: str
     name: str
@@ -65,6 +71,8 @@ class ApiKey:
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+    types: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 class NewKey(NamedTuple):
@@ -85,6 +93,7 @@ class StoredKey:
     digest: bytes = field(repr=False)
     scopes: frozenset[KeyScope]
     valid_s: float | None
+    restriction: Restriction = UNRESTRICTED
 
     def is_of(self, secret: bytes) -> bool:
         """Whether the secret is that of the key, in a time that does not say how much of it is right."""
@@ -103,6 +112,8 @@ async def create_api_key(
     name: str,
     scopes: Collection[str],
     lasts: timedelta | None = None,
+    types: Collection[str] = (),
+    sources: Collection[str] = (),
     now: datetime | None = None,
 ) -> NewKey:
     """Make a key.
@@ -111,9 +122,11 @@ async def create_api_key(
         name: Whose it is, for people.
         scopes: One or more of KeyScope.
         lasts: How long it is valid; None is until it is revoked.
+        types: Patterns of the types that it is bound to; none is all.
+        sources: The sources that it is bound to; none is all.
 
     Raises:
-        QueryRejected: The name, a scope or the duration makes no sense.
+        QueryRejected: The name, a scope, the duration, a pattern or a source makes no sense.
     """
     name = name.strip()
     if not name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
@@ -129,6 +142,8 @@ async def create_api_key(
         "name": name,
         "scopes": [scope.value for scope in chosen],
         "lasts": lasts,
+        "types": check_types(types) or None,
+        "sources": check_sources(sources) or None,
         "now": now,
     }
     (row,) = await fetch(conn, "create_api_key", parameters)
@@ -141,7 +156,13 @@ async def find_api_keys(
     """Those of the keys that exist, be they valid or not, by their ids."""
     rows = await fetch(conn, "find_api_keys", {"key_ids": list(key_ids), "now": now})
     return {
-        row["key_id"]: StoredKey(row["key_id"], row["digest"], frozenset(known_scopes(row["scopes"])), row["valid_s"])
+        row["key_id"]: StoredKey(
+            id=row["key_id"],
+            digest=row["digest"],
+            scopes=frozenset(known_scopes(row["scopes"])),
+            valid_s=row["valid_s"],
+            restriction=Restriction(tuple(row["types"] or ()), tuple(row["sources"] or ())),
+        )
         for row in rows
     }
 
@@ -189,6 +210,33 @@ def check_scopes(scopes: Collection[str]) -> list[KeyScope]:
     return [scope for scope in KeyScope if scope in scopes]
 
 
+def check_types(patterns: Collection[str]) -> list[str]:
+    """In order, each once. Raises QueryRejected."""
+    check_count(patterns, field="type")
+    for pattern in patterns:
+        try:
+            check_type_pattern(pattern)
+        except TypeError as reason:
+            raise QueryRejected(str(reason), field="type") from None
+    return sorted(set(patterns))
+
+
+def check_sources(sources: Collection[str]) -> list[str]:
+    """In order, each once. Raises QueryRejected."""
+    check_count(sources, field="source")
+    for source in sources:
+        if not 0 < len(source) <= MAX_LENGTH["source"] or not source.isprintable():
+            raise QueryRejected(
+                f"{source[:60]!r} is none: one has 1 to {MAX_LENGTH['source']} printable characters", field="source"
+            )
+    return sorted(set(sources))
+
+
+def check_count(values: Collection[str], *, field: str) -> None:
+    if len(values) > MAX_BOUND:
+        raise QueryRejected(f"has {len(values)} values; the limit is {MAX_BOUND}", field=field)
+
+
 def known_scopes(stored: Sequence[str]) -> list[KeyScope]:
     """Without those that a newer version has stored."""
     return [scope for scope in KeyScope if scope in stored]
@@ -208,4 +256,6 @@ def key_row(row: DictRow) -> ApiKey:
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
         last_used_at=row["last_used_at"],
+        types=tuple(row["types"] or ()),
+        sources=tuple(row["sources"] or ()),
     )

@@ -25,6 +25,7 @@ from reflex.core.lanes import STANDSTILL, InLane, lock_lanes
 from reflex.core.log import append
 from reflex.core.pages import DEFAULT_LIMIT, Page, QueryRejected, check_limit, cut, decode_cursor, encode_cursor
 from reflex.core.reads import fetch
+from reflex.core.restriction import UNRESTRICTED, Restriction
 from reflex.core.rows import JsonObject, stored_json
 from reflex.core.statements import statement
 from reflex.core.waiting import end_waits
@@ -119,6 +120,7 @@ async def list_approvals(
     trigger: str | None = None,
     cursor: str | None = None,
     limit: int = DEFAULT_LIMIT,
+    within: Restriction = UNRESTRICTED,
 ) -> Page[ApprovalRow]:
     """A page of approvals, the newest first.
 
@@ -132,14 +134,16 @@ async def list_approvals(
         raise QueryRejected(f"is {str(state)[:80]!r}; it must be pending or decided", field="state")
     check_limit(limit)
     before = UUID(bytes=decode_cursor(cursor, size=16)) if cursor else None
-    found = await find(conn, state=state, trigger=trigger, before_id=before, limit=limit + 1)
+    found = await find(conn, state=state, trigger=trigger, before_id=before, limit=limit + 1, within=within)
     rows, last = cut([approval_row(row) for row in found], limit)
     return Page(rows, encode_cursor(last.id.bytes) if last else None)
 
 
-async def get_approval(conn: AsyncConnection[Any], approval_id: UUID) -> ApprovalRow:
+async def get_approval(
+    conn: AsyncConnection[Any], approval_id: UUID, *, within: Restriction = UNRESTRICTED
+) -> ApprovalRow:
     """One approval. Raises NotFound if there is none with this id."""
-    return approval_row(await found(conn, approval_id))
+    return approval_row(await found(conn, approval_id, within))
 
 
 async def decide_approval(
@@ -151,6 +155,7 @@ async def decide_approval(
     arguments: Mapping[str, Any] | None = None,
     reason: str | None = None,
     by: str | None = None,
+    within: Restriction = UNRESTRICTED,
 ) -> ApprovalRow:
     """Approve or deny a call, and wake the delivery that waits. Of several at once the first one counts.
 
@@ -172,7 +177,7 @@ async def decide_approval(
         if text is not None and len(text) > most:
             raise DecisionRejected(f"is longer than {most} characters", field=field)
     async with conn.transaction():
-        row = await found(conn, approval_id)
+        row = await found(conn, approval_id, within)
         check_open(row)
         if digest.lower() != row["digest"]:
             raise DigestDiffers(
@@ -240,8 +245,8 @@ def edited_arguments(row: DictRow, arguments: Mapping[str, Any] | None, *, appro
         raise DecisionRejected(f"cannot be written as JSON: {error}", field="/arguments") from None
 
 
-async def found(conn: AsyncConnection[Any], approval_id: UUID) -> DictRow:
-    rows = await find(conn, approval_id=approval_id, limit=1)
+async def found(conn: AsyncConnection[Any], approval_id: UUID, within: Restriction = UNRESTRICTED) -> DictRow:
+    rows = await find(conn, approval_id=approval_id, limit=1, within=within)
     if not rows:
         raise NotFound(f"there is no approval {approval_id}")
     return rows[0]
@@ -255,11 +260,13 @@ async def find(
     trigger: str | None = None,
     state: str | None = None,
     limit: int,
+    within: Restriction = UNRESTRICTED,
 ) -> list[DictRow]:
     return await fetch(
         conn,
         "list_approvals",
         {
+            **within.parameters(),
             "approval_id": approval_id,
             "before_id": before_id,
             "trigger": trigger,

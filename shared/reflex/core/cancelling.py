@@ -21,6 +21,7 @@ from reflex.core.lanes import STANDSTILL, lock_lanes
 from reflex.core.log import append
 from reflex.core.reads import fetch
 from reflex.core.replies import reply_event
+from reflex.core.restriction import UNRESTRICTED, Restriction
 from reflex.core.settlement import Claimed, Outcome, Settlement
 from reflex.core.statements import statement
 
@@ -49,6 +50,7 @@ async def cancel_delivery(
     reason: str | None = None,
     by: str = "a person",
     dead_too: bool = True,
+    within: Restriction = UNRESTRICTED,
 ) -> Literal["cancelled", "cancelling"]:
     """End a delivery. Its event shows it as cancelled, with the reason; who waits for the event gets an answer.
 
@@ -65,9 +67,10 @@ async def cancel_delivery(
         NotCancellable: It has ended, or somebody has asked for that before.
     """
     error = because(by, reason)
+    shown = await within.shows(conn, delivery_id.event_id)
     for _ in range(LOOKS):
         now = await look(conn, delivery_id)
-        if now is None:
+        if now is None or not shown:
             break
         match now["place"]:
             case None:

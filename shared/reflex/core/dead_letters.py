@@ -12,6 +12,7 @@ from reflex.core.errors import NotFound
 from reflex.core.ids import DeliveryId
 from reflex.core.pages import DEFAULT_LIMIT, Page, QueryRejected, check_limit, cut, decode_cursor, encode_cursor
 from reflex.core.reads import fetch, read_runs, type_bounds
+from reflex.core.restriction import UNRESTRICTED, Restriction
 from reflex.core.rows import DeadLetterDetail, DeadLetterRow, EventRef, stored_json
 from reflex.core.statements import statement
 
@@ -38,7 +39,8 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 class DeadLetterFilter:
     """Which dead letters. What is None does not count; `type` may be a prefix such as `order.*`.
 
-    `since` and `until` bound the moment of death: from `since` on, before `until`.
+    `since` and `until` bound the moment of death: from `since` on, before `until`. Of events that are not
+    `within` there are none; it is no filter.
     """
 
     trigger: str | None = None
@@ -48,13 +50,15 @@ class DeadLetterFilter:
     key: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    within: Restriction = UNRESTRICTED
 
     def is_empty(self) -> bool:
-        return self == DeadLetterFilter()
+        return self == DeadLetterFilter(within=self.within)
 
     def parameters(self) -> dict[str, Any]:
         low, high = type_bounds(self.type)
         return {
+            **self.within.parameters(),
             "trigger": self.trigger,
             "app": self.app,
             "type_low": low,
@@ -97,7 +101,9 @@ async def list_dead_letters(
     return Page([dead_letter_row(row) for row in page], encode_position(last) if last else None)
 
 
-async def get_dead_letter(conn: AsyncConnection[Any], delivery_id: DeliveryId) -> DeadLetterDetail:
+async def get_dead_letter(
+    conn: AsyncConnection[Any], delivery_id: DeliveryId, *, within: Restriction = UNRESTRICTED
+) -> DeadLetterDetail:
     """A dead letter with its event's payload, its whole error and its runs.
 
     Raises:
@@ -107,7 +113,7 @@ async def get_dead_letter(conn: AsyncConnection[Any], delivery_id: DeliveryId) -
         conn,
         "list_dead_letters",
         {
-            **DeadLetterFilter().parameters(),
+            **DeadLetterFilter(within=within).parameters(),
             "after_died_at": None,
             "after_trigger_id": None,
             "after_event_id": None,
@@ -135,23 +141,33 @@ async def get_dead_letter(conn: AsyncConnection[Any], delivery_id: DeliveryId) -
     )
 
 
-async def retry_dead_letter(conn: AsyncConnection[Any], delivery_id: DeliveryId) -> None:
+async def retry_dead_letter(
+    conn: AsyncConnection[Any], delivery_id: DeliveryId, *, within: Restriction = UNRESTRICTED
+) -> None:
     """Give one dead letter a new set of attempts and wake a worker. Of two at once exactly one succeeds.
 
     Raises:
         NotFound: It is none, or somebody else retried or purged it.
     """
-    if not await execute(conn, RETRY, [delivery_id]):
+    if not await within.shows(conn, delivery_id.event_id) or not await execute(conn, RETRY, [delivery_id]):
         raise not_dead(delivery_id)
 
 
-async def purge_dead_letter(conn: AsyncConnection[Any], delivery_id: DeliveryId, *, because: str | None = None) -> None:
+async def purge_dead_letter(
+    conn: AsyncConnection[Any],
+    delivery_id: DeliveryId,
+    *,
+    because: str | None = None,
+    within: Restriction = UNRESTRICTED,
+) -> None:
     """Give up on one dead letter; its event shows it as cancelled, with `because` instead of "purged by a person".
 
     Raises:
         NotFound: It is none, or somebody else retried or purged it.
     """
-    if not await execute(conn, PURGE, [delivery_id], because=because):
+    if not await within.shows(conn, delivery_id.event_id) or not await execute(
+        conn, PURGE, [delivery_id], because=because
+    ):
         raise not_dead(delivery_id)
 
 

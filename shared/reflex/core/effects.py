@@ -22,6 +22,7 @@ from reflex.core.errors import Conflict, NotFound
 from reflex.core.ids import DeliveryId
 from reflex.core.pages import DEFAULT_LIMIT, Page, QueryRejected, check_limit, cut, decode_cursor, encode_cursor
 from reflex.core.reads import fetch
+from reflex.core.restriction import UNRESTRICTED, Restriction
 from reflex.core.rows import Json, StoredJson
 from reflex.core.statements import only_row, statement
 from reflex.core.waiting import end_waits
@@ -104,6 +105,7 @@ async def list_effects(
     trigger: str | None = None,
     cursor: str | None = None,
     limit: int = DEFAULT_LIMIT,
+    within: Restriction = UNRESTRICTED,
 ) -> Page[EffectRow]:
     """A page of the calls that have no recorded end, those of the latest event first.
 
@@ -118,6 +120,7 @@ async def list_effects(
         conn,
         "list_effects",
         {
+            **within.parameters(),
             "at_work": None if state is None else state == "running",
             "trigger": trigger,
             "after_event_id": after.delivery_id.event_id if after else None,
@@ -130,7 +133,9 @@ async def list_effects(
     return Page(page, encode_position(EffectId.parse(last.id)) if last else None)
 
 
-async def resolve_effect(conn: AsyncConnection[Any], effect_id: EffectId, *, done: StoredJson | None) -> Resolved:
+async def resolve_effect(
+    conn: AsyncConnection[Any], effect_id: EffectId, *, done: StoredJson | None, within: Restriction = UNRESTRICTED
+) -> Resolved:
     """Say how an unknown effect ended, and make its delivery due if it waits for that.
 
     Args:
@@ -145,7 +150,7 @@ async def resolve_effect(conn: AsyncConnection[Any], effect_id: EffectId, *, don
     ids = {"trigger_id": delivery_id.trigger_id, "event_id": delivery_id.event_id}
     async with conn.transaction():
         found = await fetch(conn, "lock_intent", {**ids, "position": effect_id.step})
-        if not found:
+        if not found or not await within.shows(conn, delivery_id.event_id):
             raise NotFound(
                 f"there is no unknown effect {effect_id}; if there was one, it was resolved meanwhile "
                 f"(`reflex effects list` shows those that there are)"

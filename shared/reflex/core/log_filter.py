@@ -1,10 +1,11 @@
 """What a reader of the log wants to see. The same filter runs in memory, for what is new, and in SQL, for what was."""
 
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
 from reflex.core.events import SYSTEM_PREFIX, pattern_bounds, pattern_matches
 
-__all__ = ["LogFilter"]
+__all__ = ["LogFilter", "type_ranges"]
 
 GREATEST: Final = "\U0010ffff"
 # `*` leaves out what Reflex writes itself: all types but those between these two.
@@ -50,7 +51,7 @@ class LogFilter(NamedTuple):
 
     def parameters(self) -> dict[str, Any]:
         """The filter as `read_log.sql` takes it."""
-        bounds = [bound for pattern in self.types for bound in type_bounds(pattern)]
+        bounds = type_ranges(self.types)
         return {
             "type_low": [low for low, _ in bounds] or None,
             "type_high": [high for _, high in bounds] or None,
@@ -61,5 +62,9 @@ class LogFilter(NamedTuple):
         }
 
 
-def type_bounds(pattern: str) -> tuple[tuple[str, str], ...]:
-    return ANY_BOUNDS if pattern == "*" else (pattern_bounds(pattern),)
+def type_ranges(patterns: Iterable[str]) -> list[tuple[str, str]]:
+    """The least and the greatest type of each range that one of the patterns means."""
+    ranges: list[tuple[str, str]] = []
+    for pattern in patterns:
+        ranges += ANY_BOUNDS if pattern == "*" else (pattern_bounds(pattern),)
+    return ranges

@@ -25,6 +25,7 @@ from reflex.core.pages import (
     encode_cursor,
     first_id_at,
 )
+from reflex.core.restriction import UNRESTRICTED, Restriction, common_types
 from reflex.core.rows import (
     DeliveryRow,
     DeliveryState,
@@ -100,6 +101,7 @@ async def list_events(
     until: datetime | None = None,
     cursor: str | None = None,
     limit: int = DEFAULT_LIMIT,
+    within: Restriction = UNRESTRICTED,
 ) -> Page[EventRow]:
     """A page of the log, newest first.
 
@@ -108,12 +110,15 @@ async def list_events(
         since: Accepted then or later. What counts is the moment in the event's id, which is also the order of the
             log; not `time`, which is the sender's word.
         until: Accepted before then.
+        within: Events of others do not exist.
 
     Raises:
         QueryRejected: A cursor, pattern or limit that makes no sense.
     """
     check_limit(limit)
-    low, high = type_bounds(type)
+    seen = common_types([] if type in (None, "*") else [type], within.types)
+    # With one type to look for its index gives the order, whoever named it.
+    low, high = type_bounds(seen[0] if len(seen) == 1 else type)
     before = [first_id_at(until) if until else LAST_ID]
     if cursor:
         before.append(UUID(bytes=decode_cursor(cursor, size=16)))
@@ -122,6 +127,7 @@ async def list_events(
         conn,
         "list_events",
         {
+            **within.parameters(),
             "type_low": low,
             "type_high": high,
             "source": source,
@@ -138,20 +144,20 @@ async def list_events(
     return Page(events, encode_cursor(last.id.bytes) if last else None)
 
 
-async def get_event(conn: AsyncConnection[Any], event_id: UUID) -> EventDetail:
+async def get_event(conn: AsyncConnection[Any], event_id: UUID, *, within: Restriction = UNRESTRICTED) -> EventDetail:
     """An event with its deliveries, their runs, and the events that these published.
 
     Raises:
-        NotFound: The log has no such event.
+        NotFound: The log has no such event, or none within these.
     """
     found = await fetch(conn, "get_event", {"event_id": event_id})
-    if not found:
+    if not found or not within.allows(found[0]["type"], found[0]["source"]):
         raise NotFound(f"there is no event {event_id}")
     follow_ups = await fetch(conn, "event_follow_ups", {"event_id": event_id, "limit": FOLLOW_UP_LIMIT})
     return EventDetail(
         **{**found[0], "payload": stored_json(found[0]["payload"])},
         deliveries=await read_deliveries(conn, event_id),
-        follow_ups=[FollowUp(**row) for row in follow_ups],
+        follow_ups=[FollowUp(**row) for row in follow_ups if within.allows(row["type"], row["source"])],
     )
 
 
@@ -223,7 +229,9 @@ async def has_open_deliveries(conn: AsyncConnection[Any], event_id: UUID) -> boo
     return row["open"]
 
 
-async def list_event_types(conn: AsyncConnection[Any], *, unrouted_limit: int = 1000) -> list[EventTypeRow]:
+async def list_event_types(
+    conn: AsyncConnection[Any], *, unrouted_limit: int = 1000, within: Restriction = UNRESTRICTED
+) -> list[EventTypeRow]:
     """Every type that an app registered or of which events wait for a trigger, by name."""
     registered: dict[str, list[Registration]] = {}
     for row in await fetch(conn, "list_event_types", {}):
@@ -240,6 +248,7 @@ async def list_event_types(conn: AsyncConnection[Any], *, unrouted_limit: int = 
             unrouted_capped=unrouted.get(type, 0) >= UNROUTED_COUNT_LIMIT,
         )
         for type in sorted(registered.keys() | unrouted.keys())
+        if within.allows_type(type)
     ]
 
 

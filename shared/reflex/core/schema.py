@@ -253,6 +253,10 @@ sa.Table(
     optional("expires_at", AT),
     optional("revoked_at", AT),
     optional("last_used_at", AT),
+    optional("types", ARRAY(sa.Text)),
+    optional("sources", ARRAY(sa.Text)),
     sa.CheckConstraint("octet_length(digest) = 32", name="digest"),
+    sa.CheckConstraint("cardinality(types) > 0", name="types"),
+    sa.CheckConstraint("cardinality(sources) > 0", name="sources"),
     sa.CheckConstraint("cardinality(scopes) > 0 AND scopes <@ ARRAY['publish', 'read', 'operate']", name="scopes"),
 )

@@ -10,6 +10,7 @@ from psycopg import AsyncConnection
 from reflex.core.ids import DeliveryId
 from reflex.core.pages import DEFAULT_LIMIT, check_limit
 from reflex.core.reads import fetch
+from reflex.core.restriction import UNRESTRICTED, Restriction
 
 __all__ = ["WaitingRow", "list_waiting"]
 
@@ -31,7 +32,9 @@ class WaitingRow:
     until: datetime | None
 
 
-async def list_waiting(conn: AsyncConnection[Any], *, limit: int = DEFAULT_LIMIT) -> list[WaitingRow]:
+async def list_waiting(
+    conn: AsyncConnection[Any], *, limit: int = DEFAULT_LIMIT, within: Restriction = UNRESTRICTED
+) -> list[WaitingRow]:
     """Those that have waited longest first.
 
     Raises:
@@ -40,5 +43,5 @@ async def list_waiting(conn: AsyncConnection[Any], *, limit: int = DEFAULT_LIMIT
     check_limit(limit)
     return [
         WaitingRow(str(DeliveryId(row.pop("trigger_id"), row["event_id"])), **row)
-        for row in await fetch(conn, "list_waiting", {"limit": limit})
+        for row in await fetch(conn, "list_waiting", {**within.parameters(), "limit": limit})
     ]

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 import orjson
 import structlog
@@ -205,7 +205,7 @@ class Conversation:
             self._grant.check(SCOPES.get(type(operation), ()))
             match operation:
                 case Line(content):
-                    about = {"key": self._key, "correlation_id": self._key, "source": self._source}
+                    about = {"key": self._key, "correlation_id": self._key}
                     await self._publish(None, {"type": LINE_TYPE, "payload": {"content": content}, **about}, at="")
                 case Publish(id, event):
                     await self._publish(id, event, at="/event")
@@ -224,10 +224,7 @@ class Conversation:
 
     async def _publish(self, id: str | None, data: object, *, at: str) -> None:
         """Check the event and hand it on; waits while too many are on their way to the disk."""
-        if isinstance(data, dict):
-            fields = cast("dict[str, Any]", data)
-            data = fields if fields.get("source") is not None else {**fields, "source": self._source}
-        event = self._services.publisher.check(data, at=at)
+        event = self._services.publisher.check(data, self._grant, at=at, source=self._source)
         await self._room.acquire()
         try:
             if not self._is_known:
@@ -268,9 +265,10 @@ class Conversation:
         if len(self._subscriptions) >= most:
             detail = f"this connection has {most} subscriptions (REFLEX_WS_MAX_SUBSCRIPTIONS); name more types in one"
             raise RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, "too_many_subscriptions", detail)
-        filter = read_filter(
+        asked = read_filter(
             types=operation.types, sources=operation.sources, key=operation.key, correlation_id=operation.correlation_id
         )
+        filter = self._grant.narrowed(asked)
         cursor = None if operation.after is None else Cursor.parse(operation.after, field="/after")
         tail = operation.tail
         if tail is not None:

@@ -50,14 +50,15 @@ class EventSource:
         resumed = request.headers.get("last-event-id")
         after = resumed or values.get("after")
         field = "Last-Event-ID" if resumed else "after"
+        asked = read_filter(
+            types=values["type"].split(",") if "type" in values else (),
+            sources=(values["source"],) if "source" in values else (),
+            key=values.get("key"),
+            correlation_id=values.get("correlation_id"),
+        )
         outbox = Outbox(max_frames=self._settings.live_buffer_events, max_chars=self._settings.live_buffer_bytes)
         subscription = Subscription(
-            read_filter(
-                types=values["type"].split(",") if "type" in values else (),
-                sources=(values["source"],) if "source" in values else (),
-                key=values.get("key"),
-                correlation_id=values.get("correlation_id"),
-            ),
+            grant_of(scope).narrowed(asked),
             outbox,
             render=frame_of,
             cursor=Cursor.parse(after, field=field) if after else None,

@@ -16,6 +16,7 @@ from reflex.core.events import NewEvent
 from reflex.core.reads import get_event, has_open_deliveries
 from reflex.core.replies import WAITED_FOR
 from reflex.core.rows import DeliveryRow, DeliveryState, EventDetail, Json
+from reflex.gateway.access import Grant
 from reflex.gateway.answers import json_answer
 from reflex.gateway.live.hub import Hub
 from reflex.gateway.publishing import Publisher
@@ -48,7 +49,7 @@ class Settled:
 
 
 async def publish_and_wait(
-    hub: Hub, publisher: Publisher, event: NewEvent, trace_context: str | None, *, wait_s: float
+    hub: Hub, publisher: Publisher, event: NewEvent, trace_context: str | None, grant: Grant, *, wait_s: float
 ) -> Response:
     """Store the event and wait for its deliveries: 200 when all are settled, else 202.
 
@@ -67,7 +68,8 @@ async def publish_and_wait(
             detail = await wait_until_settled(hub, event_id, within_s=ends_at - loop.time())
         except ReflexError:  # it is stored, so that it cannot be looked at now is no failure
             detail = None
-    if detail is None:
+    # The one that was there before may be of a type that the key is not to see.
+    if detail is None or not grant.within.allows(detail.type, detail.source):
         answer = {"id": event_id, "see": f"/events/{event_id}"}
         return json_answer(answer | {"duplicate": True} if duplicate else answer, status=202)
     return json_answer(Settled(event_id, duplicate, [settled(delivery) for delivery in detail.deliveries]))

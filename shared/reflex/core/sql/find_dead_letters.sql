@@ -13,5 +13,10 @@ WHERE (dead_letter.trigger_id, dead_letter.event_id) > (%(after_trigger_id)s::in
   AND (%(type_low)s::text IS NULL OR (event.type >= %(type_low)s AND event.type <= %(type_high)s))
   AND (%(since)s::timestamptz IS NULL OR dead_letter.died_at >= %(since)s)
   AND dead_letter.died_at < %(until)s
+  AND (%(seen_low)s::text[] IS NULL OR EXISTS (
+      SELECT FROM unnest(%(seen_low)s::text[], %(seen_high)s::text[]) AS seen (low, high)
+      WHERE event.type >= seen.low AND event.type <= seen.high
+  ))
+  AND (%(seen_sources)s::text[] IS NULL OR event.source = ANY(%(seen_sources)s::text[]))
 ORDER BY dead_letter.trigger_id, dead_letter.event_id
 LIMIT %(limit)s

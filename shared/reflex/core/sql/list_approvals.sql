@@ -20,5 +20,10 @@ WHERE (%(approval_id)s::uuid IS NULL OR approval_id = %(approval_id)s)
   AND (%(trigger)s::text IS NULL OR trigger.name = %(trigger)s)
   AND (NOT %(pending)s::boolean OR (decided_at IS NULL AND expires_at > now() AND step.trigger_id IS NOT NULL))
   AND (NOT %(decided)s::boolean OR decided_at IS NOT NULL OR expires_at <= now())
+  AND (%(seen_low)s::text[] IS NULL OR EXISTS (
+      SELECT FROM unnest(%(seen_low)s::text[], %(seen_high)s::text[]) AS seen (low, high)
+      WHERE event.type >= seen.low AND event.type <= seen.high
+  ))
+  AND (%(seen_sources)s::text[] IS NULL OR event.source = ANY(%(seen_sources)s::text[]))
 ORDER BY approval_id DESC
 LIMIT %(limit)s

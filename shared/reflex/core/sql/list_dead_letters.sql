@@ -20,5 +20,10 @@ WHERE (%(trigger)s::text IS NULL OR trigger.name = %(trigger)s)
           < (%(after_died_at)s, %(after_trigger_id)s::int, %(after_event_id)s::uuid))
   AND (%(trigger_id)s::int IS NULL
        OR (dead_letter.trigger_id = %(trigger_id)s AND dead_letter.event_id = %(event_id)s))
+  AND (%(seen_low)s::text[] IS NULL OR EXISTS (
+      SELECT FROM unnest(%(seen_low)s::text[], %(seen_high)s::text[]) AS seen (low, high)
+      WHERE event.type >= seen.low AND event.type <= seen.high
+  ))
+  AND (%(seen_sources)s::text[] IS NULL OR event.source = ANY(%(seen_sources)s::text[]))
 ORDER BY dead_letter.died_at DESC, dead_letter.trigger_id DESC, dead_letter.event_id DESC
 LIMIT %(limit)s

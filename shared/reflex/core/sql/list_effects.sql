@@ -17,5 +17,10 @@ WHERE step.kind = 'intent'
   AND (%(after_event_id)s::uuid IS NULL
        OR (step.event_id, step.trigger_id, step.position)
           < (%(after_event_id)s, %(after_trigger_id)s::int, %(after_position)s::int))
+  AND (%(seen_low)s::text[] IS NULL OR EXISTS (
+      SELECT FROM unnest(%(seen_low)s::text[], %(seen_high)s::text[]) AS seen (low, high)
+      WHERE event.type >= seen.low AND event.type <= seen.high
+  ))
+  AND (%(seen_sources)s::text[] IS NULL OR event.source = ANY(%(seen_sources)s::text[]))
 ORDER BY step.event_id DESC, step.trigger_id DESC, step.position DESC
 LIMIT %(limit)s

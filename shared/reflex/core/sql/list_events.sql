@@ -35,6 +35,11 @@ FROM (
            OR (type >= %(type_low)s AND type <= %(type_high)s::text))
       AND (%(key)s::text IS NULL OR %(led_by)s::text = 'key' OR key = %(key)s)
       AND (%(source)s::text IS NULL OR source = %(source)s)
+      AND (%(seen_low)s::text[] IS NULL OR EXISTS (
+          SELECT FROM unnest(%(seen_low)s::text[], %(seen_high)s::text[]) AS seen (low, high)
+          WHERE event.type >= seen.low AND event.type <= seen.high
+      ))
+      AND (%(seen_sources)s::text[] IS NULL OR event.source = ANY(%(seen_sources)s::text[]))
     ORDER BY CASE WHEN %(led_by)s::text = 'type' THEN type END DESC,
              CASE WHEN %(led_by)s::text = 'key' THEN key END DESC,
              CASE WHEN %(led_by)s::text = 'correlation_id' THEN correlation_id END DESC,
