@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import orjson
-from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
 from pydantic_ai.messages import ToolCallPart
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunContext, ToolApproved, ToolDenied
 from pydantic_core import to_json
@@ -67,20 +66,15 @@ class Question:
         return None if self.step.recorded is None else UUID(orjson.loads(self.step.recorded)["approval"])
 
 
-class Approving(AbstractCapability[Any]):
-    """Passed to each run of an agent, whatever the agent itself was made with."""
+class Approving:
+    """Asks for each run of an agent, whatever the agent itself was made with. The hook is that of `Journaling`: each
+    capability beside it would cost every step of every run."""
 
     def __init__(self, ctx: "AgentContext", journal: Journal) -> None:
         self.ctx = ctx
         self.journal = journal
 
-    def get_ordering(self) -> CapabilityOrdering:
-        # After the author's own hooks: a call that those have answered needs nobody.
-        return CapabilityOrdering(position="innermost")
-
-    async def handle_deferred_tool_calls(
-        self, ctx: RunContext[Any], *, requests: DeferredToolRequests
-    ) -> DeferredToolResults | None:
+    async def decisions(self, ctx: RunContext[Any], requests: DeferredToolRequests) -> DeferredToolResults | None:
         """The decisions, if there is one for each call that has to be approved; else the run waits.
 
         Raises:

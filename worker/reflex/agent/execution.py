@@ -152,11 +152,10 @@ async def run_model_agent(
         ctx.usages.append(options["usage"])
     replaying, recording = nullcontext(), nullcontext()
     if ctx.journal is not None:
-        from reflex.agent.approving import Approving
         from reflex.agent.journaling import Journaling, replay_scope
 
-        ours = (Approving(ctx, ctx.journal), Journaling(ctx, ctx.journal, options["usage"]), *ctx.journal.inside)
-        options["capabilities"] = [*(options.get("capabilities") or ()), *ours]
+        ours = Journaling(ctx, ctx.journal, options["usage"])
+        options["capabilities"] = [*(options.get("capabilities") or ()), ours]
         replaying, recording = replay_scope(), ctx.journal.around_run()
     naming = agent.override(name=ctx.trigger) if agent.name is None else nullcontext()
     with replaying, naming:

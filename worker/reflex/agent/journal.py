@@ -123,8 +123,8 @@ class Journal:
         replayed: Counts of what was not paid for again, by the names that the run's usage shows.
         replayed_usages: Usages of what was not paid for again. pydantic-ai puts a price on them later.
         taken: Which numbers equal tool calls of this attempt have got, by the address of the ledger.
-        inside: Capabilities of pydantic-ai that stand between the journal and what costs. A test counts there what is
-            really done.
+        inside: What stands between the journal and what costs, by `around_model` and `around_toolset`. A test counts
+            there what is really done.
         waits: What the run waits for.
         max_step_bytes: Of the JSON of a step.
     """

@@ -17,9 +17,10 @@ from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelRe
 from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
-from pydantic_ai.tools import RunContext
+from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunContext
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
+from reflex.agent.approving import Approving
 from reflex.agent.budgeting import budgeted_model, budgeted_toolset
 from reflex.agent.delegated import CALLED, note_spent, spend_again
 from reflex.agent.divergence import placed, unplaced
@@ -53,12 +54,21 @@ class Journaling(AbstractCapability[Any]):
         self.usage = usage
         self.place = ctx.course.next_place() if ctx.course is not None else None
         self.digests = MessageDigests()
+        self.approving = Approving(ctx, journal)
 
     def get_ordering(self) -> CapabilityOrdering:
-        # Next to what costs: the author's own wrappers and hooks run in a replay as they did the first time.
+        # Next to what costs: the author's own wrappers and hooks run in a replay as they did the first time. And a call
+        # that his hooks have answered needs nobody's approval.
         return CapabilityOrdering(position="innermost")
 
+    async def handle_deferred_tool_calls(
+        self, ctx: RunContext[Any], *, requests: DeferredToolRequests
+    ) -> DeferredToolResults | None:
+        return await self.approving.decisions(ctx, requests)
+
     def get_wrapper_model(self, model: Model[Any]) -> Model[Any]:
+        for inside in self.journal.inside:
+            model = inside.around_model(model)
         progress = self.ctx.progress
         if self.ctx.models is not None and self.ctx.models.circuits is not None:
             model = guarded_model(model, self.ctx.models.circuits)
@@ -66,6 +76,8 @@ class Journaling(AbstractCapability[Any]):
         return JournaledModel(asked, self.ctx, self.journal, self.digests, self.place, self.usage)
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
+        for inside in self.journal.inside:
+            toolset = inside.around_toolset(toolset)
         asked = budgeted_toolset(toolset, self.ctx.spending)
         journaled = JournaledToolset(asked, self.ctx, self.journal, self.digests, self.usage)
         # Around the journal: a replayed call is shown, too.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
-from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.models.wrapper import WrapperModel
@@ -18,7 +17,6 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from pydantic_core import to_jsonable_python
 
 from reflex.agent.journal import Journal, Lookup
-from reflex.agent.journaling import Journaling
 from reflex.core.ids import DeliveryId
 from reflex.core.journal import Step, StepKind, StepStore
 from reflex.core.settlement import Outcome, Settlement
@@ -176,20 +174,17 @@ class WatchedJournal(Journal):
         super().report()
 
 
-class Inside(AbstractCapability[Any]):
+class Inside:
     """Between the journal and what costs: what comes here is really done."""
 
     def __init__(self, watch: Watch, life: int) -> None:
         self.watch = watch
         self.life = life
 
-    def get_ordering(self) -> CapabilityOrdering:
-        return CapabilityOrdering(position="innermost", wrapped_by=[Journaling])
-
-    def get_wrapper_model(self, model: Model[Any]) -> Model[Any]:
+    def around_model(self, model: Model[Any]) -> Model[Any]:
         return WatchedModel(model, self)
 
-    def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
+    def around_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
         return WatchedTools(toolset, self)
 
     async def begins(self, kind: StepKind, name: str, arguments: Any = None) -> Done:
