@@ -10,7 +10,7 @@ from reflex.core.errors import ConfigurationError, DatabaseUnavailable
 __all__ = ["HEAD", "current_revision", "upgrade"]
 
 # What `reflex migrate` brings a database to. A test compares it with the newest file in migrations/versions.
-HEAD = "0016"
+HEAD = "0020"
 
 
 def script_location() -> Path:

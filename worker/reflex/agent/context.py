@@ -51,6 +51,8 @@ class AgentContext:
         event: The event, as its registered class or as an `UntypedEvent`; `event.meta` is the record in the log.
         key: What the event is about; events that this run publishes inherit it.
         attempt: 1 for the first.
+        is_replay: Whether a replay made the delivery: the event is not new, and what came of it before may stand. True
+            in each of its attempts. Always False outside a worker.
         delivery_id: Stays the same in all attempts: `str(ctx.delivery_id)` is an idempotency key for other systems.
         trigger: The trigger's name.
         deps: What the trigger was given as `deps`.
@@ -82,6 +84,7 @@ class AgentContext:
         progress: RunProgress | None = None,
         effects: Mapping[str, Effect] = NO_EFFECTS,
         course: Course | None = None,
+        is_replay: bool = False,
     ) -> None:
         if event.meta is None:
             raise ValueError(f"{event!r} has no record in the log; read one with read_event()")
@@ -89,6 +92,7 @@ class AgentContext:
         self.trigger = trigger
         self.delivery_id = delivery_id
         self.attempt = attempt
+        self.is_replay = is_replay
         self.deps = deps
         self.limits = limits
         self.deadline: datetime | None = None
@@ -162,6 +166,8 @@ class AgentContext:
             self._log = logger.bind(
                 trigger=self.trigger, delivery_id=str(self.delivery_id), attempt=self.attempt, type=self.event.type
             )
+            if self.is_replay:
+                self._log = self._log.bind(replay=True)
         return self._log
 
     @overload
