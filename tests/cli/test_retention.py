@@ -1,4 +1,4 @@
-"""`reflex prune` and `reflex replay` as people type them, beside real workers and gateways."""
+"""`reflex prune` as people type them, beside real workers and gateways."""
 
 import shutil
 import signal
@@ -10,19 +10,17 @@ import orjson
 import pytest
 
 from reflex.cli.pruning import prune
-from reflex.cli.replaying import replay_events
 from reflex.core.cursors import Cursor
 from reflex.core.database import connect
 from reflex.core.errors import EventRejected
-from reflex.core.log import append
 from reflex.core.log_reading import log_bounds
 from reflex.core.retention import take_turn
 from reflex.core.settings import load_settings
-from tests.acceptance.shop import ACTING, APP, Shop
+from tests.acceptance.shop import ACTING, Shop
 from tests.cli.test_commands import Done, reflex
 from tests.core.log_fixtures import place_all
 from tests.processes import eventually, reflex_process
-from tests.queue_fixtures import count, new_event, ordered_shop, publish
+from tests.queue_fixtures import count, publish
 from tests.queue_fixtures import shop as register_shop
 
 BEGINNING = str(Cursor(0, 0))
@@ -46,18 +44,22 @@ async def grown_old(shop: Shop) -> None:
 
 async def test_a_worker_runs_again_what_is_replayed_and_prunes_what_is_old(shop: Shop) -> None:
     """From end to end: the second run is recorded beside the first one, and with REFLEX_KEEP both go with their event.
-    Fails if the second run is refused for the key of the first, or if the setting does not get to the workers."""
-    async with shop.worker():
+    Fails if the second run is refused for the key of the first, if its log does not say what it is, or if the setting
+    does not get to the workers."""
+    async with shop.worker() as worker:
         ids = await shop.publish({"n": 1}, {"n": 2})
         for event_id in ids:
             await shop.becomes("succeeded", event_id)
         await place_all(shop.conn)
-        done = await run(shop, "replay", "pack", "--after", BEGINNING, "--json")
+        done = await run(shop, "replay", "--trigger", "pack", "--after", BEGINNING, "--yes", "--json")
         assert (done.json["replayed"], done.json["left_alone"], done.json["dry_run"]) == (2, 0, False)
         for event_id in ids:
             await shop.has_started(event_id, times=2)
             await eventually(lambda id=event_id: has_run(shop, id, 2), what="two runs")
             assert await shop.outcomes(event_id) == [(1, "succeeded"), (1, "succeeded")]
+        lines = [orjson.loads(line) for line in worker.log.splitlines()]
+        ends = [line.get("replay") for line in lines if line.get("event") == "run succeeded"]
+        assert ends == [None, None, True, True]
     await grown_old(shop)
     async with shop.worker(keep="1h") as worker:
         await worker.says("pruned what is older than is kept")
@@ -94,28 +96,6 @@ async def test_prune_says_what_would_go_and_then_what_went(shop: Shop) -> None:
     assert (await log_bounds(shop.conn)).start == Cursor(3, 1)
 
 
-async def test_ctrl_c_ends_a_replay_which_says_how_to_go_on(shop: Shop) -> None:
-    """In its second portion, which waits for a key. Fails with a traceback, or if the first portion is undone."""
-    await register_shop(shop.conn, {"log": "*"}, app="other")
-    await append(shop.conn, [new_event(key="a") for _ in range(500)])
-    await append(shop.conn, [new_event(key="b")])
-    await place_all(shop.conn)
-    await ordered_shop(shop.conn)
-    command = ("replay", "pack", "--after", BEGINNING)
-    async with (
-        shop.conn.transaction(),
-        reflex_process(*command, folder=shop.folder, database_url=shop.database_url) as process,
-    ):
-        await shop.conn.execute("INSERT INTO reflex.lane (trigger_id, key, head) VALUES (2, 'b', 0)")
-        await process.says("500 replayed")
-        await eventually(lambda: waits(shop), what="a portion that waits")
-        process.send(signal.SIGINT)
-        assert await process.exited() == 130
-        said = f"{Cursor(5, 100)}  500 replayed, 0 left alone, of 500 events"
-        assert process.log.splitlines() == [said, f"not finished; to go on from here: --after {Cursor(5, 100)}"]
-    assert await count(shop.conn, "ordered") == 500
-
-
 async def test_ctrl_c_ends_a_prune_that_waits_for_its_turn(shop: Shop) -> None:
     """Fails with a traceback, or if it does not wait for who has the turn."""
     await publish(shop.conn, 3, "weather.changed")
@@ -137,21 +117,6 @@ async def waits(shop: Shop) -> bool:
     return await shop.count("FROM pg_locks WHERE NOT granted") > 0
 
 
-async def test_replay_prints_where_it_is_after_each_portion(shop: Shop) -> None:
-    """Fails if an interrupted replay cannot go on from what it printed."""
-    await register_shop(shop.conn, {"log": "*"}, app="other")
-    for _ in range(2):
-        await publish(shop.conn, 500)
-    await place_all(shop.conn)
-    await run(shop, "register", "--app", APP)
-    dry = await run(shop, "replay", "pack", "--after", BEGINNING, "--dry-run", "--type", "order.*", "--source", "test")
-    lines = dry.output.splitlines()
-    assert lines[0] == f"{Cursor(5, 100)}  500 would be replayed, 0 left alone, of 500 events"
-    assert lines[1] == f"{Cursor(10, 100)}  1000 would be replayed, 0 left alone, of 1000 events"
-    rest = await run(shop, "replay", "pack", "--after", lines[0].split()[0])
-    assert rest.output == f"{Cursor(10, 100)}  500 replayed, 0 left alone, of 500 events\n"
-
-
 async def test_what_makes_no_sense_is_one_sentence(shop: Shop) -> None:
     """Fails if a default is made up where a mistake would be dear."""
     await register_shop(shop.conn)
@@ -169,17 +134,3 @@ async def test_what_makes_no_sense_is_one_sentence(shop: Shop) -> None:
         with pytest.raises(EventRejected) as caught:
             await prune(settings, **nothing | given)
         assert said in str(caught.value)
-    nothing = {"app": None, "after": None, "until": None, "types": (), "sources": (), "key": None, "dry_run": False,
-               "as_json": False}  # fmt: skip
-    for given, said in (
-        ({}, f"--after: is missing; --after {BEGINNING} begins with the first event of the log"),
-        ({"after": "x"}, "--after: 'x' is no cursor"),
-        ({"after": ahead}, "after: this cursor is ahead of the log"),
-        ({"after": BEGINNING, "types": ["*.x"]}, "--type: '*.x' is not a type pattern"),
-    ):
-        with pytest.raises(EventRejected) as caught:
-            await replay_events(settings, "pack", **nothing | given)
-        assert said in str(caught.value)
-    missing = await run(shop, "replay", "wrap", "--after", BEGINNING)
-    assert (missing.code, missing.output) == (1, "")
-    assert missing.error == "reflex: there is no trigger 'wrap'; there are pack of shop\n"

@@ -11,7 +11,7 @@ from reflex.core.cancelling import cancel_delivery, finish_cancellations
 from reflex.core.dead_letters import purge_dead_letter
 from reflex.core.ids import DeliveryId
 from reflex.core.journal import Step, StepKind, journal_step
-from reflex.core.replaying import find_trigger, replay
+from reflex.core.replaying import Replay, find_trigger, replay_span
 from reflex.core.settlement import Claimed, Outcome
 from tests.core.log_fixtures import BEGINNING, place_all
 from tests.core.test_cancelling import HOUR, NO_GRACE, WAITS, Desk
@@ -68,7 +68,7 @@ async def succeeds_and_is_pruned(desk: Desk, lease: Claimed) -> None:
 async def succeeds_and_is_replayed(desk: Desk, lease: Claimed) -> None:
     await desk.settle(lease, outcome=Outcome.SUCCEEDED, forget_steps=True)
     await place_all(desk.db)
-    async for _ in replay(desk.db, await find_trigger(desk.db, "pack"), after=BEGINNING):
+    async for _ in Replay(desk.db, await find_trigger(desk.db, "pack"), await replay_span(desk.db, after=BEGINNING)):
         pass
     assert await count(desk.db, "delivery") == 1
 

@@ -20,7 +20,7 @@ from reflex.core.pages import QueryRejected
 from reflex.core.queue import route_unrouted
 from reflex.core.reads import get_event
 from reflex.core.registration import Registered
-from reflex.core.replaying import Replayed, find_trigger, replay
+from reflex.core.replaying import Replay, Replayed, find_trigger, replay_span
 from reflex.core.retention import Pruning
 from reflex.core.settlement import Claimed, Outcome
 from tests.core.log_fixtures import BEGINNING, place_all, somebody_waits
@@ -29,8 +29,17 @@ from tests.queue_fixtures import claim, claim_ordered, count, enlisted, new_even
 
 async def again(db: AsyncConnection[Any], after: Cursor = BEGINNING, *, name: str = "pack", **rest: Any) -> Replayed:
     """A whole replay; what it had done at its end."""
-    trigger = await find_trigger(db, name)
-    return ([done async for done in replay(db, trigger, after=after, **rest)] or [Replayed(after)])[-1]
+    going = await begun(db, after, name=name, **rest)
+    async for _ in going:
+        pass
+    return going.done
+
+
+async def begun(
+    db: AsyncConnection[Any], after: Cursor = BEGINNING, *, until: Cursor | None = None, name: str = "pack", **rest: Any
+) -> Replay:
+    """A replay of which nothing is done yet."""
+    return Replay(db, await find_trigger(db, name), await replay_span(db, after=after, up_to=until), **rest)
 
 
 async def settle(db: AsyncConnection[Any], leases: list[Claimed], outcome: Outcome = Outcome.SUCCEEDED) -> None:
@@ -79,18 +88,15 @@ async def test_portions_end_with_a_cursor_from_which_it_goes_on(db: AsyncConnect
     await place_all(db)
     await work(db, registered)
     done = Replayed(BEGINNING)
-    trigger = await find_trigger(db, "pack")
     total = portions = 0
     while done.cursor < Cursor(5, 1):
-        going = replay(db, trigger, after=done.cursor, portion=portion)
-        done = await anext(going)
-        await going.aclose()
+        done = await anext(await begun(db, done.cursor, portion=portion))
         total += done.replayed
         portions += 1
         assert await count(db, "delivery") == total
     assert total == len(ids)
     assert portions == {1: 5, 2: 3, 500: 1}[portion]
-    assert [replayed async for replayed in replay(db, trigger, after=done.cursor)] == []
+    assert [replayed async for replayed in await begun(db, done.cursor)] == []
 
 
 async def test_it_begins_behind_a_cursor_and_ends_with_another_one(db: AsyncConnection[Any]) -> None:
@@ -238,9 +244,9 @@ async def test_two_replays_at_once_make_one_delivery_though_it_moved_on_between(
     await publish(db)
     await place_all(db)
     await work(db, registered)
-    trigger = await find_trigger(db, "pack")
+    going = await begun(db)
     async with db.transaction():
-        first = await anext(replay(db, trigger, after=BEGINNING))
+        first = await anext(going)
         second = asyncio.create_task(again(other))
         await somebody_waits(db)
     assert (first.replayed, await second) == (1, Replayed(Cursor(1, 1), looked_at=1, left_alone=1))
@@ -258,10 +264,10 @@ async def test_retention_sees_what_a_replay_has_just_made(
     await publish(db)
     await place_all(db)
     await work(db, registered)
-    trigger = await find_trigger(db, "pack")
+    going = await begun(db)
     pruning = Pruning((await log_bounds(db)).end)
     async with db.transaction():
-        await anext(replay(db, trigger, after=BEGINNING))
+        await anext(going)
         portion = asyncio.create_task(pruning.portion(other))
         await somebody_waits(db)
     assert await portion
@@ -278,7 +284,7 @@ async def test_a_cursor_that_is_no_good_is_refused_also_in_the_midst_of_it(db: A
     for after, until in ((Cursor(9, 1), None), (BEGINNING, Cursor(9, 1))):
         with pytest.raises(CursorRejected, match="ahead of the log"):
             await again(db, after, until=until)
-    going = replay(db, await find_trigger(db, "pack"), after=BEGINNING, portion=1)
+    going = await begun(db, portion=1)
     await anext(going)
     await drop_log(db, until=Cursor(3, 1))
     with pytest.raises(CursorExpired, match=f"read on from {Cursor(3, 1)}"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -36,11 +37,13 @@ INSERT INTO reflex.scheduled (trigger_id, event_id, available_at)
 SELECT 4, event_id, now() FROM filling WHERE n > 75000;
 INSERT INTO reflex.step (trigger_id, event_id, fingerprint, occurrence, kind, position, result, lease_epoch)
 SELECT 1, event_id, '', 1, 'tool_call', 1, '1', 1 FROM filling WHERE n > 75000;
+INSERT INTO reflex.replayed (event_id, trigger_id, lease_epoch)
+SELECT event_id, 1 + n % 5, 1 FROM filling WHERE n <= 60000;
 INSERT INTO reflex.session (session_id, position, place, seen_at)
 SELECT n::text, 1, 1, now() - make_interval(hours => n) FROM generate_series(1, 20000) AS n;
 """
 BIG = ("event", "log", "idempotency", "unrouted", "run", "delivery", "dead_letter", "ordered", "scheduled", "step",
-       "session")  # fmt: skip
+       "session", "replayed")  # fmt: skip
 END = {"position": 10_001, "place": 1}
 
 
@@ -75,7 +78,8 @@ def test_a_portion_of_a_pass_reads_what_it_looks_at(full: psycopg.Connection, af
     assert big_scans(plan) == set()
     assert 1 <= rows_read(plan, "log") <= 1100
     assert 500 <= rows_read(plan, "event") <= 1100
-    for table in ("run", "step", "idempotency", "unrouted", "delivery", "dead_letter", "ordered", "scheduled"):
+    for table in ("run", "step", "idempotency", "unrouted", "delivery", "dead_letter", "ordered", "scheduled",
+                  "replayed"):  # fmt: skip
         assert rows_read(plan, table) <= 5 * 600, table
 
 
@@ -112,10 +116,28 @@ def test_the_latest_events_are_found_without_reading_what_is_before_them(full: p
 @pytest.mark.parametrize("filter", [LogFilter(), LogFilter(types=("order.paid",)), LogFilter(sources=("s",), key="k")])
 def test_a_portion_of_a_replay_reads_what_it_looks_at(full: psycopg.Connection, filter: LogFilter) -> None:
     """Fails if an event, a delivery or a run is not looked up by its key."""
-    bounds = {"position": 5_000, "place": 5, "end_position": 10_001, "end_place": 1, "limit": 500}
-    plan = explain(full, "replay_events", {"trigger": 3, **filter.parameters(), **bounds, "dry_run": False})
+    bounds = {"position": 5_000, "place": 5, "end_position": 10_001, "end_place": 1, "limit": 500, "most": 500}
+    plan = explain(full, "events_to_replay", {"trigger": 3, **filter.parameters(), **bounds})
     assert big_scans(plan) == set()
     assert rows_read(plan, "log") <= 502
     assert 500 <= rows_read(plan, "event") <= 520
-    for table in ("run", "step", "unrouted", "delivery", "dead_letter", "ordered", "scheduled"):
+    for table in ("run", "unrouted", "delivery", "dead_letter", "ordered", "scheduled"):
         assert rows_read(plan, table) <= 520, table
+
+
+@pytest.mark.parametrize("first", [1, 80_000])  # without a journal, and with one
+def test_making_deliveries_reads_nothing_but_their_steps(full: psycopg.Connection, first: int) -> None:
+    """Fails if the journals of all deliveries are looked through for those of a few."""
+    ids = [UUID(int=n) for n in range(first, first + 750) if n % 3]
+    columns = {"event_id": ids, "lease_epoch": [1] * 500, "lane_key": [None] * 500, "available_at": [None] * 500}
+    plan = explain(full, "replay_events", {"trigger": 1, **columns})
+    assert big_scans(plan) == set()
+    assert rows_read(plan, "step") <= 2 * 500  # found, and deleted
+
+
+def test_a_worker_reads_one_row_to_learn_that_its_run_is_of_a_replay(full: psycopg.Connection) -> None:
+    """Fails if the mark is not looked up by its key."""
+    for event_id, found in ((UUID(int=1), 1), (UUID(int=90_001), 0)):
+        plan = explain(full, "is_replay", {"trigger_id": 2, "event_id": event_id, "lease_epoch": 2})
+        assert big_scans(plan) == set()
+        assert rows_read(plan, "replayed") == found

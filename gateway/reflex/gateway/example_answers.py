@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-__all__ = ["ACCEPTED", "EFFECTS", "EVENT", "HEALTH", "RESOLVED", "RETRIED", "SETTLED"]
+__all__ = ["ACCEPTED", "EFFECTS", "EVENT", "HEALTH", "REPLAYED", "RESOLVED", "RETRIED", "SETTLED"]
 
 EVENT_ID: Final = "0198a1b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b"
 
@@ -20,6 +20,14 @@ SETTLED: Final[dict[str, Any]] = {
             "error": None,
         }
     ],
+}
+REPLAYED: Final[dict[str, Any]] = {
+    "cursor": "AQAAAAAAAAEsAAU",
+    "up_to": "AQAAAAAAAARSAAE",
+    "looked_at": 1210,
+    "replayed": 500,
+    "left_alone": 2,
+    "finished": False,
 }
 RETRIED: Final[dict[str, Any]] = {"retried": 3, "limit_reached": False}
 EFFECTS: Final[dict[str, Any]] = {
@@ -72,6 +80,7 @@ EVENT: Final[dict[str, Any]] = {
             "waiting_for": None,
             "error": None,
             "died_at": None,
+            "replayed_at": None,
             "runs": [
                 {
                     "lease_epoch": 1,
@@ -85,6 +94,7 @@ EVENT: Final[dict[str, Any]] = {
                     "usage": {"requests": 1, "input_tokens": 212, "output_tokens": 9},
                     "trace_id": None,
                     "worker_id": "5b0e6c1e-1d3c-4a52-9d3b-2f1f0c9a7e11",
+                    "is_replay": False,
                 }
             ],
         }

@@ -75,10 +75,10 @@ def show(id: Annotated[str, typer.Argument(help="The dead letter's id.")], json:
     print_json(letter.payload)
     typer.echo(f"error\n{letter.error}\n")
     print_table(
-        ["attempt", "outcome", "started", "ms", "error"],
+        ["attempt", "outcome", "replay", "started", "ms", "error"],
         [
-            (r.attempt, r.outcome, r.started_at.isoformat(timespec="milliseconds"), r.duration_ms,
-             (r.error or "").partition("\n")[0][:100])
+            (r.attempt, r.outcome, "yes" if r.is_replay else None, r.started_at.isoformat(timespec="milliseconds"),
+             r.duration_ms, (r.error or "").partition("\n")[0][:100])
             for r in letter.runs
         ],
         nothing="no runs",

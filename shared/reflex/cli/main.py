@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 __all__ = ["app", "main"]
+
+T = TypeVar("T")
 
 # As a shell counts a command that Ctrl-C ended: what was asked for is not done.
 INTERRUPTED_EXIT_CODE = 130
@@ -272,34 +274,45 @@ def prune(
 
 @app.command()
 def replay(
-    trigger: Annotated[str, typer.Argument(help="The trigger's name.")],
-    after: Annotated[
-        str | None, typer.Option(help="Begin after this cursor; there is no default.", metavar="CURSOR")
+    trigger: Annotated[str, typer.Option(help="The trigger's name.")],
+    since: Annotated[
+        str | None, typer.Option(help="Events stored since then: RFC 3339, or an age such as 2h.", metavar="WHEN")
     ] = None,
-    until: Annotated[str | None, typer.Option(help="End with this one, not with the log.", metavar="CURSOR")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Events stored before then; by default all there are.", metavar="WHEN")
+    ] = None,
+    after: Annotated[str | None, typer.Option(help="Begin after this cursor, not by time.", metavar="CURSOR")] = None,
+    up_to: Annotated[str | None, typer.Option(help="End with this one, not by time.", metavar="CURSOR")] = None,
     type: Annotated[
         list[str] | None, typer.Option(help="Only events of this type; order.* is a prefix. Again for more.")
     ] = None,
     source: Annotated[list[str] | None, typer.Option(help="Only what came from there. Again for more.")] = None,
     key: Annotated[str | None, typer.Option(help="Only what is about this.")] = None,
     app: Annotated[str | None, typer.Option("--app", help="The trigger's app, if several have one.")] = None,
+    rate: Annotated[
+        str | None, typer.Option(help="No more than that, as in 50/s, 30/m or 100/h.", metavar="RATE")
+    ] = None,
     dry_run: DryRun = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with the cursor.")] = False,
 ) -> None:
     """Give a trigger events again that are in the log. What its agent does outside of Reflex, it does again.
 
-    The runs of before stay. A delivery that is pending, running or dead is left alone (`reflex dead-letters retry`).
-    Ctrl-C stops, and says how to go on from there.
+    It counts first, and asks. The runs of before stay; those of the replay know that they are (`ctx.is_replay`). A
+    delivery that is pending, running or dead is left alone (`reflex dead-letters retry`). Ctrl-C stops, and says how to
+    go on from there.
     """
-    from reflex.cli.replaying import replay_events
+    from reflex.cli.replaying import Asked, agreed, carry_out, count
     from reflex.core.settings import load_settings
 
-    interruptible(
-        replay_events(
-            load_settings(), trigger, app=app, after=after, until=until, types=type or (), sources=source or (),
-            key=key, dry_run=dry_run, as_json=json,
-        )
-    )  # fmt: skip
+    settings = load_settings()
+    asked = Asked(trigger, app, since, until, after, up_to, type or (), source or (), key, rate)
+    counted = interruptible(count(settings, asked, dry_run=dry_run, yes=yes, as_json=json))
+    if dry_run:
+        return
+    if counted.done.replayed and not yes:
+        agreed()
+    interruptible(carry_out(settings, counted, as_json=json))
 
 
 @app.command()
@@ -328,12 +341,12 @@ def bench(
     raise typer.Exit(1 if strict and not document["ok"] else 0)
 
 
-def interruptible(work: "Coroutine[Any, Any, None]") -> None:
+def interruptible(work: "Coroutine[Any, Any, T]") -> T:
     """Run what says itself how far it was when Ctrl-C ends it."""
     import asyncio
 
     try:
-        asyncio.run(work)
+        return asyncio.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
 

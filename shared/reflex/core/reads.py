@@ -202,6 +202,7 @@ def delivery_row(delivery_id: DeliveryId, traces: Sequence[DictRow]) -> Delivery
         waiting_for=waiting["error"] if waiting else None,
         error=dead["error"] if dead else None,
         died_at=dead["finished_at"] if dead else None,
+        replayed_at=latest["replayed_at"],
         runs=runs,
     )
 
@@ -220,6 +221,7 @@ def run_row(trace: DictRow) -> RunRow:
         usage=stored_json(trace["usage"]),
         trace_id=trace["trace_id"],
         worker_id=None if trace["worker_id"] == NOBODY else trace["worker_id"],
+        is_replay=trace["is_replay"],
     )
 
 

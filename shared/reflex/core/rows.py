@@ -102,7 +102,8 @@ class EventRow:
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """One attempt at a delivery. `worker_id` is null where a person ended it (`cancelled`)."""
+    """One attempt at a delivery. `worker_id` is null where a person ended it (`cancelled`). `is_replay` says that the
+    delivery had been made anew by a replay."""
 
     lease_epoch: int
     attempt: int
@@ -115,6 +116,7 @@ class RunRow:
     usage: Json | None
     trace_id: str | None
     worker_id: UUID | None
+    is_replay: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class DeliveryRow:
 
     `available_at` is when a pending one may run, null for at once, and when a waiting one runs at the latest. `reason`
     is why one is dead or for what one waits, `waiting_for` the latter in words. `error` and `died_at` are a dead one's;
-    `runs` are the latest hundred, oldest first.
+    `replayed_at` is when a replay last made it anew; `runs` are the latest hundred, oldest first.
     """
 
     id: str
@@ -146,6 +148,7 @@ class DeliveryRow:
     waiting_for: str | None
     error: str | None
     died_at: datetime | None
+    replayed_at: datetime | None
     runs: list[RunRow]
 
 

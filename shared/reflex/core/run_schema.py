@@ -114,6 +114,14 @@ sa.Table(
     optional("reason", sa.Text),
     needed("asked_at", AT, default=NOW),
 )
+sa.Table(
+    "replayed",
+    metadata,
+    key("event_id", sa.Uuid),
+    key("trigger_id", sa.Integer),
+    needed("lease_epoch", sa.Integer),
+    needed("replayed_at", AT, default=NOW),
+)
 sa.Table("await_mark", metadata, key("position", sa.BigInteger))
 sa.Table(
     "circuit",

@@ -54,6 +54,8 @@ class AgentContext:
         events: With `when=`, all events that were gathered for this run, in the order in which they were accepted;
             `event` is then the one whose delivery runs. Without, that one alone. `events.summary()` is for prompts.
         attempt: 1 for the first.
+        is_replay: Whether a replay made the delivery: the event is not new, and what came of it before may stand. True
+            in each of its attempts. Always False outside a worker.
         delivery_id: Stays the same in all attempts: `str(ctx.delivery_id)` is an idempotency key for other systems.
         trigger: The trigger's name.
         deps: What the trigger was given as `deps`.
@@ -85,6 +87,7 @@ class AgentContext:
         progress: RunProgress | None = None,
         effects: Mapping[str, Effect] = NO_EFFECTS,
         course: Course | None = None,
+        is_replay: bool = False,
     ) -> None:
         if event.meta is None:
             raise ValueError(f"{event!r} has no record in the log; read one with read_event()")
@@ -92,6 +95,7 @@ class AgentContext:
         self.trigger = trigger
         self.delivery_id = delivery_id
         self.attempt = attempt
+        self.is_replay = is_replay
         self.deps = deps
         self.limits = limits
         self.deadline: datetime | None = None
@@ -166,6 +170,8 @@ class AgentContext:
             self._log = logger.bind(
                 trigger=self.trigger, delivery_id=str(self.delivery_id), attempt=self.attempt, type=self.event.type
             )
+            if self.is_replay:
+                self._log = self._log.bind(replay=True)
         return self._log
 
     @overload

@@ -32,6 +32,7 @@ from reflex.core.ids import DeliveryId
 from reflex.core.journal import LeaseLost, StepStore
 from reflex.core.logs import run_fields
 from reflex.core.queue import dead_settlement
+from reflex.core.replaying import is_replay
 from reflex.core.replies import WAITED_FOR, reply_event
 from reflex.core.settlement import Claimed, Outcome, Settlement, after_failure, settled
 from reflex.worker.beginning import begin, may_have_steps, skipped
@@ -138,6 +139,9 @@ class Attempts:
             journal.max_step_bytes = self.limits.max_step_bytes
         ctx = None
         try:
+            again = await self.is_replay(claimed)
+            if again:
+                run_fields.set(partial(ids_of, claimed, trigger.name, trace_id, replay=True))
             ctx = AgentContext(
                 read_event(record),
                 trigger=trigger.name,
@@ -150,6 +154,7 @@ class Attempts:
                 progress=progress,
                 effects=trigger.effects,
                 course=None if trigger.when_diverged is WhenDiverged.CONTINUE else Course(),
+                is_replay=again,
             )
             if batch is not None:
                 ctx.events = read_events(batch)
@@ -211,6 +216,13 @@ class Attempts:
             state=state,
         )
 
+    async def is_replay(self, claimed: Claimed) -> bool:
+        """Whether a replay made the delivery. Asked of few: in a run of a replay the lease counts more than the
+        attempt, as it does after a wait or a retry by a person, and in hardly any other."""
+        if self.steps is None or claimed.lease_epoch <= claimed.attempt:
+            return False
+        return await self.steps.patiently(lambda conn: is_replay(conn, claimed))
+
     def diverged(
         self, claimed: Claimed, trigger: Trigger, error: Diverged, started: float, trace_id: str | None
     ) -> Settlement:
@@ -244,8 +256,8 @@ class Attempts:
         return dead._replace(forget_steps=failure.poisoned)
 
 
-def ids_of(claimed: Claimed, trigger: str, trace_id: str | None) -> dict[str, Any]:
-    """What every log line about a run carries."""
+def ids_of(claimed: Claimed, trigger: str, trace_id: str | None, *, replay: bool = False) -> dict[str, Any]:
+    """What every log line about a run carries; `replay` is in those of a replay only."""
     event_id = str(claimed.event_id)
     delivery_id = f"{claimed.trigger_id}-{event_id}"  # as DeliveryId has it, in half the time
     ids: dict[str, Any] = {
@@ -256,6 +268,8 @@ def ids_of(claimed: Claimed, trigger: str, trace_id: str | None) -> dict[str, An
         "run_id": f"{delivery_id}.{claimed.lease_epoch}",
         "attempt": claimed.attempt,
     }
+    if replay:
+        ids["replay"] = True
     return ids | {"trace_id": trace_id} if trace_id else ids
 
 

@@ -1,7 +1,9 @@
 -- Every trace of an event's deliveries: the row that says where each one is now, and its latest runs.
 -- One statement, so one snapshot: a delivery that moves meanwhile is seen once, in one place.
+-- Of what a replay made, every run but those of before has a higher lease_epoch than its mark.
 -- All these tables are keyed by trigger first; the lateral joins look each trigger up instead of scanning.
-SELECT trigger.trigger_id, trigger.name AS trigger, app.name AS app, trace.*
+SELECT trigger.trigger_id, trigger.name AS trigger, app.name AS app, trace.*, replayed.replayed_at,
+       trace.lease_epoch > replayed.lease_epoch IS TRUE AS is_replay
 FROM reflex.trigger
 JOIN reflex.app USING (app_id)
 CROSS JOIN LATERAL (
@@ -46,5 +48,6 @@ CROSS JOIN LATERAL (
         LIMIT %(run_limit)s
     )
 ) AS trace
+LEFT JOIN reflex.replayed ON replayed.event_id = %(event_id)s AND replayed.trigger_id = trigger.trigger_id
 WHERE %(trigger_id)s::int IS NULL OR trigger.trigger_id = %(trigger_id)s
 ORDER BY trigger.trigger_id, trace.lease_epoch
