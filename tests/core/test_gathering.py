@@ -16,7 +16,7 @@ from reflex.core.log_reading import log_bounds
 from reflex.core.passing import sweep_gathered
 from reflex.core.queue import exchange, promote_scheduled
 from reflex.core.reaping import reap
-from reflex.core.replaying import find_trigger, replay
+from reflex.core.replaying import Replay, find_trigger, replay_span
 from reflex.core.retention import Pruning
 from reflex.core.settlement import Claimed, Outcome, Settlement
 from reflex.core.waiting import end_waits
@@ -213,8 +213,8 @@ async def test_an_event_that_is_replayed_while_it_is_gathered_is_in_one_batch(db
     worker_id, trigger_id, leases = await claimed(db, 2)
     await settle(db, worker_id, [gathering(lease) for lease in leases])
     await place_all(db)
-    start = (await log_bounds(db)).start
-    async for done in replay(db, await find_trigger(db, "pack"), after=start):
+    span = await replay_span(db, after=(await log_bounds(db)).start)
+    async for done in Replay(db, await find_trigger(db, "pack"), span):
         assert (done.replayed, done.left_alone) == (1, 1)
     (again,) = await claim(db, worker_id, [trigger_id])
     await settle(db, worker_id, [gathering(again)])

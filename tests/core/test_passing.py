@@ -13,7 +13,7 @@ from reflex.core.journal import LeaseLost
 from reflex.core.log_reading import log_bounds
 from reflex.core.passing import Limit, let_through, sweep_gathered
 from reflex.core.queue import exchange
-from reflex.core.replaying import find_trigger, replay
+from reflex.core.replaying import Replay, find_trigger, replay_span
 from reflex.core.settlement import Claimed, Outcome
 from tests.core.log_fixtures import place_all
 from tests.core.test_gathering import claimed, waits_for_lock
@@ -90,7 +90,8 @@ async def test_a_replay_is_asked_anew_and_does_not_stand_in_its_own_way(db: Asyn
         await settle(db, worker_id, lease, Outcome.SKIPPED if refused else Outcome.SUCCEEDED)
     assert await count(db, "step") == 0
     await place_all(db)
-    async for _ in replay(db, await find_trigger(db, "pack"), after=(await log_bounds(db)).start):
+    span = await replay_span(db, after=(await log_bounds(db)).start)
+    async for _ in Replay(db, await find_trigger(db, "pack"), span):
         pass
     again = await claim(db, worker_id, [trigger_id])
     assert [await let_through(db, lease, ONE) for lease in again] == [None, "one an hour"]

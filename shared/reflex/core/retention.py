@@ -3,8 +3,8 @@
     log ──drop_log──► behind the beginning of the log: no reader gets there ──prune──► gone, or kept until it is settled
 
 An event goes with its runs, its journal, its idempotency key and its place among the unrouted; the approvals that were
-asked for because of it go at the end of the pass. One of which a delivery
-is open or dead stays, and so does the row of its append, which is where the next pass finds it.
+asked for because of it, and the marks of its replays, go at the end of the pass. One of which a delivery is open or dead
+stays, and so does the row of its append, which is where the next pass finds it.
 """
 
 from datetime import datetime, timedelta
@@ -81,6 +81,7 @@ class Pruning:
             more = await self._prune(conn, size)
             if not more:
                 await conn.execute(statement("forget_approvals"))
+                await conn.execute(statement("forget_replays"))
         if self._age is not None:
             forgotten = await forget_sessions(conn, age=self._age, limit=size)
             self.done = self.done._replace(sessions=self.done.sessions + forgotten)

@@ -117,10 +117,6 @@ without_keys AS (
     DELETE FROM reflex.idempotency
     WHERE event_id = ANY(ARRAY(SELECT event_id FROM victim)) AND NOT %(dry_run)s
 ),
-without_marks AS (
-    DELETE FROM reflex.replayed
-    WHERE event_id = ANY(ARRAY(SELECT event_id FROM victim)) AND NOT %(dry_run)s
-),
 without_waiting AS (
     DELETE FROM reflex.unrouted
     WHERE ctid = ANY(ARRAY(SELECT ctid FROM locked WHERE event_id IN (SELECT event_id FROM victim)))
