@@ -21,6 +21,7 @@ from reflex.gateway import (
     health,
     openapi,
     reading,
+    replay_routes,
 )
 from reflex.gateway.access import Access
 from reflex.gateway.connections import read_places
@@ -99,6 +100,7 @@ def create_app(
         *approval_routes.routes,
         *effect_routes.routes,
         *delivery_routes.routes,
+        *replay_routes.routes,
         *health.routes,
         *openapi.routes,
         *asyncapi.routes,
