@@ -1,6 +1,8 @@
 """Replays in a tested app: each run of one knows that it is one, whatever becomes of it in between."""
 
+import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +19,10 @@ from reflex.core.ids import new_id
 from reflex.core.queue import exchange
 from reflex.core.retry import RetryPolicy
 from reflex.core.workers import Incarnation, enlist
+from tests.processes import sessions
 
 ORDERS = type_filter("order.*")
+GUIDE = Path(__file__).parents[2] / "docs/guides/retention.md"
 ONCE_MORE = RetryPolicy(max_attempts=2, base=timedelta(seconds=8))
 
 
@@ -119,6 +123,38 @@ async def test_a_replay_whose_worker_was_killed_is_one_for_the_next() -> None:
         await t.clock.advance(60)
         assert pack.replays == [False, True]
         assert [run.outcome for run in t.runs] == ["succeeded", "lost", "succeeded"]
+
+
+async def test_an_ordinary_delivery_is_not_looked_up() -> None:
+    """Fails if every run asks for a mark: a worker of plain functions needs no connection beside that of its claims."""
+    pack = Pack()
+    async with AppTest([pack.trigger()]) as t:
+        for made in (0, 1):
+            await t.publish("order.created", {})
+            pack.fails = 1
+            await t.clock.advance(60)
+            assert await sessions(t.database_url, "reflex journal", "%") == made
+            await t.replay("pack")
+
+
+async def test_the_example_of_the_guide_mails_nobody_twice() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    mailed: list[Any] = []
+
+    async def draw_label(event: Any) -> str:
+        return f"to {event.meta.key}"
+
+    async def mail(event: Any, label: str) -> None:
+        mailed.append(label)
+
+    names: dict[str, Any] = {"AgentContext": AgentContext, "draw_label": draw_label, "mail": mail}
+    exec(block, names)
+    async with AppTest([Trigger("pack", ORDERS, names["shipping_label"])]) as t:
+        await t.publish("order.created", {}, key="A1")
+        await t.run()
+        await t.replay("pack")
+        await t.run()
+        assert (t.runs.outcomes, mailed) == (["succeeded"] * 2, ["to A1"])
 
 
 async def test_a_trigger_that_is_not_there_is_said() -> None:
