@@ -22,6 +22,7 @@ from reflex.gateway import (
     metrics,
     openapi,
     reading,
+    replay_routes,
 )
 from reflex.gateway.access import Access
 from reflex.gateway.connections import read_places
@@ -111,6 +112,7 @@ def create_app(
         *approval_routes.routes,
         *effect_routes.routes,
         *delivery_routes.routes,
+        *replay_routes.routes,
         *health.routes,
         *metrics.routes,
         *openapi.routes,

@@ -1,9 +1,10 @@
-"""Deliveries in the description of the gateway's interface: dead letters, approvals, effects, waits and cancelling."""
+"""Deliveries in the description of the gateway's interface: dead letters, approvals, effects, waits, what ends and what
+makes them anew."""
 
 from typing import Final
 
 from reflex.core import effects, rows
-from reflex.gateway import dead_letter_routes, delivery_routes, effect_routes, example_answers
+from reflex.gateway import dead_letter_routes, delivery_routes, effect_routes, example_answers, replay_routes
 from reflex.gateway.approval_operations import APPROVAL_OPERATIONS
 from reflex.gateway.interface import CROSS_SITE, OPERATE, READ, READS, Answer, Body, Operation
 from reflex.gateway.query import Parameter
@@ -16,6 +17,7 @@ DELIVERY_ID: Final = Parameter(
 EFFECT_ID: Final = Parameter(
     "id", "text", "The effect's id: `<delivery_id>.<step>`.", "3-0198a1b2-7c3d-7e4f-8a5b-6c7d8e9f0a1b.2"
 )
+TRIGGER: Final = Parameter("name", "text", "The trigger's name.", "high-value-orders")
 NO_LETTER: Final = {404: "It is no dead letter, or none any more."}
 
 DELIVERY_OPERATIONS: Final[tuple[Operation, ...]] = (
@@ -190,5 +192,32 @@ DELIVERY_OPERATIONS: Final[tuple[Operation, ...]] = (
             409: "It has ended, or is being cancelled already.",
         },
         curl='-X POST "{url}/deliveries/' + DELIVERY_ID.example + '/cancel?reason=by+mistake"',
+    ),
+    Operation(
+        method="POST",
+        path="/triggers/{name}/replay",
+        name="replayTrigger",
+        group="Deliveries",
+        summary="Give a trigger events again that are in the log.",
+        scopes=OPERATE,
+        description=(
+            "Each event that the trigger's patterns and the filter match gets a new delivery, in the order of the log; "
+            "the agent does again what it does outside of Reflex. One request makes at most `limit` of them, and works "
+            "for some five seconds. Unless it is `finished`, go on with `after` set to the answer's `cursor`, and with "
+            "its `up_to`, as fast as you like. With `dry_run` nothing is made; the counts are of one request, too."
+        ),
+        place=TRIGGER,
+        body=Body("Where to begin, `since` or `after`, and which events.", replay_routes.PARAMETERS),
+        answers=(Answer(200, "What was done.", replay_routes.ReplayProgress, example_answers.REPLAYED),),
+        problems={
+            **CROSS_SITE,
+            **READS,
+            404: "There is no such trigger, or no running code has it any more.",
+            410: "Events after `after` were dropped from the log.",
+            413: "The body is too large.",
+            415: "The content type is not taken.",
+        },
+        curl="""-X POST {url}/triggers/high-value-orders/replay -H "Content-Type: application/json" \\
+     -d '{{"since": "2h", "type": "order.*", "dry_run": true}}'""",
     ),
 )

@@ -21,14 +21,17 @@ from reflex.agent.publishing import RunLimits
 from reflex.agent.schedules import Schedule
 from reflex.agent.triggers import Trigger
 from reflex.core.approvals import ApprovalRow, decide_approval, list_approvals
+from reflex.core.cursors import Cursor
 from reflex.core.database import connect
 from reflex.core.errors import AppError
 from reflex.core.events import BaseEvent
 from reflex.core.journal import StepKind, StepStore
 from reflex.core.log import append
+from reflex.core.log_filter import LogFilter
 from reflex.core.reads import get_event
 from reflex.core.reaping import reap
 from reflex.core.registration import register
+from reflex.core.replaying import Replay, find_trigger, replay_span
 from reflex.core.rows import DeliveryRow
 from reflex.testing.clock import Clock
 from reflex.testing.databases import Databases, shared_databases
@@ -172,6 +175,37 @@ class AppTest:
             await self._read()
         if self.model.problems:
             raise self.model.problems[0]
+
+    async def replay(
+        self,
+        trigger: str,
+        *,
+        type: str | None = None,
+        source: str | None = None,
+        key: str | None = None,
+        since: datetime | None = None,
+    ) -> int:
+        """Give a trigger the events of the log again that it matches, as `reflex replay` does; `run` runs them.
+
+        Args:
+            trigger: Its name.
+            type: A type, or a prefix such as `order.*`.
+            since: Only what was stored then or later.
+
+        Returns:
+            How many. Of which a delivery is pending, waits or is dead are left alone.
+
+        Raises:
+            NotFound: The app has no such trigger.
+        """
+        while await self._worker.placer.place(self._conn):
+            pass
+        span = await replay_span(self._conn, after=Cursor(0, 0) if since is None else None, since=since)
+        wanted = LogFilter((type,) if type else (), (source,) if source else (), key)
+        replay = Replay(self._conn, await find_trigger(self._conn, trigger), span, filter=wanted)
+        async for _ in replay:
+            pass
+        return replay.done.replayed
 
     @property
     def runs(self) -> Runs:
