@@ -3,8 +3,8 @@
     log ──drop_log──► behind the beginning of the log: no reader gets there ──prune──► gone, or kept until it is settled
 
 An event goes with its runs, its journal, its idempotency key and its place among the unrouted; the approvals that were
-asked for because of it, and the marks of its replays, go at the end of the pass. One of which a delivery is open or dead
-stays, and so does the row of its append, which is where the next pass finds it.
+asked for because of it, and the marks of its replays, go at the end of the pass. One of which a delivery is open or
+dead stays, and so does the row of its append, which is where the next pass finds it.
 """
 
 from datetime import datetime, timedelta
