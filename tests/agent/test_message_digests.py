@@ -142,6 +142,21 @@ def test_two_conversations_by_turns_are_each_written_once() -> None:
     seen = [digests.of(whole), digests.of(shown)]
     written = digests.written
     assert [digests.of(whole), digests.of(shown), digests.written] == [*seen, written]
+    for _ in range(2):
+        assert digests.of_calls(whole) == digest(whole[:2])
+        assert [digests.of(shown), digests.written] == [seen[1], written]
+
+
+def test_calls_belong_to_what_the_model_was_asked() -> None:
+    """A message that is changed in place after the request is another one for the next request only. Fails if each
+    call looks through the whole conversation once more."""
+    digests, messages = MessageDigests(), conversation()
+    asked = digests.of(messages[:2])
+    prompt = messages[0].parts[0]
+    assert isinstance(prompt, UserPromptPart)
+    prompt.content = "hello again"
+    assert digests.of_calls(messages) == asked
+    assert digests.of(messages[:2]) != asked
 
 
 @pytest.mark.parametrize(

@@ -53,19 +53,31 @@ class MessageDigests:
         """
         known: dict[int, Known] = {}
         for message in messages:
-            found = self._known.get(id(message)) or self._before.get(id(message))
-            known[id(message)] = found if found is not None and is_unchanged(found) else self._learned(message)
+            known[id(message)] = self._looked_up(message, self._known, self._before)
         # What neither this conversation holds nor the one before it, the next of the run hardly will: a long run keeps
         # no more. Two, since a history processor may show the model other messages than those of the run.
         self._before, self._known = self._known, known
         return hashlib.sha256(b"".join([known[id(message)].digest for message in messages])).digest()
 
     def of_calls(self, messages: Sequence[ModelMessage]) -> bytes:
-        """Of the conversation up to the last response, which asks for the calls that are made now; else as `of`."""
+        """Of the conversation up to the last response, which asks for the calls that are made now. What was in it when
+        the model was asked counts as it was then; else as `of`."""
         end = len(messages)
         while end and not isinstance(messages[end - 1], ModelResponse):
             end -= 1
-        return self.of(messages[:end])
+        digests: list[bytes] = []
+        for message in messages[:end]:
+            known = self._known.get(id(message))
+            if known is None:
+                known = self._known[id(message)] = self._looked_up(message, self._before)
+            digests.append(known.digest)
+        return hashlib.sha256(b"".join(digests)).digest()
+
+    def _looked_up(self, message: ModelMessage, *among: dict[int, Known]) -> Known:
+        for known in among:
+            if (found := known.get(id(message))) is not None:
+                return found if is_unchanged(found) else self._learned(message)
+        return self._learned(message)
 
     def _learned(self, message: ModelMessage) -> Known:
         instructions: str | None = vars(message).get("instructions")
