@@ -95,6 +95,10 @@ async def test_it_replays_what_was_stored_between_two_moments(shop: Shop) -> Non
         "SELECT position FROM reflex.log JOIN reflex.replayed ON event_id = ANY(event_ids) ORDER BY 1"
     )
     assert [row[0] for row in await rows.fetchall()] == [2, 3]
+    again = await run(shop, *PACK, "--since", "210m", "--until", "90m", "--yes", "--json")
+    assert (again.json["replayed"], again.json["left_alone"]) == (0, 2)
+    nothing = await run(shop, *PACK, "--since", "1m", "--yes")
+    assert nothing.output == f"{Cursor(4, 1)}  0 replayed, 0 left alone, of 0 events\n"
 
 
 async def test_never_more_than_the_rate_goes_in_within_a_second(shop: Shop) -> None:

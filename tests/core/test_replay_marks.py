@@ -66,7 +66,7 @@ async def test_the_mark_holds_for_all_that_comes_after_it(db: AsyncConnection[An
     assert await count(db, "replayed") == 1
 
 
-async def test_a_mark_is_of_one_trigger_and_one_event(db: AsyncConnection[Any]) -> None:
+async def test_a_mark_is_of_one_trigger_and_one_event_and_of_no_run_before(db: AsyncConnection[Any]) -> None:
     registered = await shop(db, {"pack": "order.created", "weigh": "order.created"})
     worker_id = await enlisted(db, registered)
     await publish(db, 2)
@@ -75,7 +75,8 @@ async def test_a_mark_is_of_one_trigger_and_one_event(db: AsyncConnection[Any]) 
     ends = [settled(lease) for lease in leases]
     await queue.exchange(db, worker_id=worker_id, settlements=ends, trigger_ids=[], limit=0)
     await (await begun(db)).portion(most=1)
-    assert [await is_replay(db, lease._replace(lease_epoch=9)) for lease in leases].count(True) == 1
+    assert [await is_replay(db, lease) for lease in leases] == [False] * 4
+    assert [await is_replay(db, lease._replace(lease_epoch=2)) for lease in leases].count(True) == 1
 
 
 async def test_the_mark_goes_with_its_event(db: AsyncConnection[Any]) -> None:

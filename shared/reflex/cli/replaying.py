@@ -112,6 +112,9 @@ async def carry_out(settings: Settings, counted: Counted, *, as_json: bool) -> N
         CursorExpired: What comes next was dropped from the log meanwhile.
     """
     trigger, span, filter, pace, expected = counted
+    if not expected.replayed:
+        say(expected, as_json=as_json)
+        return
     async with connected(database_url(settings), name="reflex replay") as conn:
         replay = Replay(conn, trigger, span, filter=filter, pace=pace)
         try:
