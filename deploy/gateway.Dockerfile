@@ -34,6 +34,8 @@ RUN --mount=type=cache,target=/var/cache/uv \
 FROM python:${PYTHON_VERSION}-slim
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /app --shell /usr/sbin/nologin reflex
 COPY --from=build /opt/reflex /opt/reflex
+# It listens to whoever reaches the container, so it does not start until REFLEX_ACCESS says whom it lets in: `keys`, or
+# `open-to-all`.
 ENV PATH=/opt/reflex/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -138,6 +138,8 @@ def id_of(text: str) -> UUID:
         (["gateway"], {"DATABASE_URL": "nonsense"}, "DATABASE_URL cannot be parsed"),
         (["gateway"], {"REFLEX_PORT": "http"}, "REFLEX_PORT is 'http'"),
         (["gateway", "--host", "nowhere.invalid"], {"DATABASE_URL": NO_SERVER}, "REFLEX_HOST is 'nowhere.invalid'"),
+        (["gateway", "--host", "0.0.0.0"], {"DATABASE_URL": NO_SERVER}, "REFLEX_ACCESS=keys (`reflex keys create`"),
+        (["dev"], {"REFLEX_HOST": "::", "REFLEX_ACCESS": "open"}, "REFLEX_ACCESS=open-to-all to let in everybody"),
         (["worker", "--concurrency", "0"], {}, "REFLEX_CONCURRENCY is 0"),
         (["worker"], {"REFLEX_KEEP": "30"}, "REFLEX_KEEP is '30': write a length of time such as 12h or 30d"),
         (["worker"], {"DATABASE_URL": NO_SERVER}, "REFLEX_APP is not set"),

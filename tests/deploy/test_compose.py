@@ -122,9 +122,16 @@ def test_a_second_worker_can_start_beside_the_first() -> None:
 
 def test_only_the_gateway_is_reachable_from_outside() -> None:
     assert {name: service["ports"] for name, service in load().items() if "ports" in service} == {
-        "gateway": ["8000:8000"]
+        "gateway": ["127.0.0.1:8000:8000"]
     }
-    assert load(REFLEX_PORT="9000")["gateway"]["ports"] == ["9000:8000"]
+    assert load(REFLEX_PORT="9000")["gateway"]["ports"] == ["127.0.0.1:9000:8000"]
+    assert load(GATEWAY_ADDRESS="0.0.0.0")["gateway"]["ports"] == ["0.0.0.0:8000:8000"]
+
+
+def test_the_gateway_says_in_so_many_words_that_it_is_open() -> None:
+    """It listens on all addresses of its container; fails to start if neither this nor keys is set."""
+    assert environment(load()["gateway"])["REFLEX_ACCESS"] == "open-to-all"
+    assert environment(load(REFLEX_ACCESS="keys")["gateway"])["REFLEX_ACCESS"] == "keys"
 
 
 def test_a_port_chosen_on_the_host_does_not_move_the_gateway_inside_its_container() -> None:

@@ -180,7 +180,11 @@ def test_the_gateway_image_passes_its_own_health_check_and_stops_on_a_signal(
         port = str(free.getsockname()[1])
     final = {instruction.word: instruction for instruction in stages("gateway")[-1]}
     check = json.loads(final["HEALTHCHECK"].text.partition("CMD ")[2])
-    variables = {**as_compose_gives_it(database_url), "REFLEX_PORT": port}
+    closed = {**as_compose_gives_it(database_url), "REFLEX_PORT": port}
+    refused = gateway_image.run("reflex", "gateway", variables=closed)
+    assert refused.returncode == 2
+    assert "REFLEX_ACCESS=open-to-all" in refused.stderr, "it listens on all addresses"
+    variables = {**closed, "REFLEX_ACCESS": "open-to-all"}
 
     def healthy() -> bool:
         return gateway_image.run(*check, variables=variables).returncode == 0
@@ -218,7 +222,7 @@ def test_the_gateway_image_accepts_an_event_and_the_worker_image_runs_it(
     """Each has a part of Reflex and one database in common."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    shared = {**as_compose_gives_it(database_url), "REFLEX_PORT": port}
+    shared = {**as_compose_gives_it(database_url), "REFLEX_PORT": port, "REFLEX_ACCESS": "open-to-all"}
     serves = {**shared, "REFLEX_APP": "examples.orders.app", "DEFAULT_MODEL": "offline"}
     (tmp_path / "gateway").mkdir()
     logs = tmp_path / "gateway/log", tmp_path / "log"

@@ -132,6 +132,8 @@ def test_requests_reach_the_port_that_the_gateway_listens_on() -> None:
     variables = {variable["name"]: variable["value"] for variable in container["env"]}
     (port,) = container["ports"]
     assert variables == {"REFLEX_HOST": "0.0.0.0", "REFLEX_PORT": str(port["containerPort"])}
+    # On all addresses, so it would not start without one of the two that say whom it lets in.
+    assert resource("ConfigMap", "reflex", "config.yaml")["data"]["REFLEX_ACCESS"] == "keys"
     assert image_of("gateway")["EXPOSE"] == str(port["containerPort"])
     (outside,) = resource("Service", "reflex-gateway", "gateway.yaml")["spec"]["ports"]
     assert outside["targetPort"] == port["name"] == "http"

@@ -1,6 +1,7 @@
 """Who may do what: the API key that a request came with, and the scopes that its operation needs.
 
-With REFLEX_ACCESS=open, the default, nothing here is in the way of a request.
+With REFLEX_ACCESS=open, the default, nothing here is in the way of a request; `server.serve` then listens on loopback
+addresses only.
 """
 
 import asyncio

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reflex.core.database import describe
 from reflex.core.errors import ConfigurationError
+from reflex.core.exposure import check_exposure
 from reflex.core.settings import Settings
 from reflex.gateway.app import create_app
 from reflex.gateway.bodies import discard
@@ -37,8 +38,9 @@ def serve(settings: Settings) -> None:
     """Take requests until SIGTERM or SIGINT; what is under way then is finished. A second signal ends at once.
 
     Raises:
-        ConfigurationError: The address cannot be listened on.
+        ConfigurationError: The address cannot be listened on, or would let in everybody without being told to.
     """
+    check_exposure(settings)
     sock = listen(settings.host, settings.port)
     asyncio.run(_serve(settings, sock))
 

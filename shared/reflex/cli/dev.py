@@ -17,6 +17,7 @@ from reflex.cli.output import Output
 from reflex.cli.reload import roles_of, watch, watched_folders
 from reflex.cli.supervisor import Command, Supervisor
 from reflex.core.errors import ConfigurationError
+from reflex.core.exposure import check_exposure
 from reflex.core.migrate import upgrade
 from reflex.core.settings import Settings
 
@@ -78,6 +79,7 @@ class Stack:
     def __init__(self, settings: Settings, commands: list[Command]) -> None:
         self.settings = settings
         self.app = settings.app or DEFAULT_APP
+        check_exposure(settings)  # or the gateway would say so, again and again
         self.port = usable_port(settings.host, settings.port)
         self.model = settings.default_model or (None if any(map(os.environ.get, PROVIDER_KEYS)) else "offline")
         given = "drain_grace_s" in settings.model_fields_set

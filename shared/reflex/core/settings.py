@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     # who may use the gateway, and what `reflex send` and `reflex tail` show it
-    access: Literal["open", "keys"] = "open"
+    access: Literal["open", "keys", "open-to-all"] = "open"
     api_key: SecretStr | None = None
     unknown_types: Literal["accept", "reject"] = "accept"
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
