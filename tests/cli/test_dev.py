@@ -151,6 +151,7 @@ async def test_one_command_takes_an_event_to_an_agent_and_a_second_start_keeps_i
         port = first.url.rpartition(":")[2]
         for line in (f"http://localhost:{port}/events", f"http://localhost:{port}/docs", f":{port}/health"):
             assert line in first.process.log
+        await first.process.says("Send an event")
         curl = re.search(r"curl -X POST (\S+) .* -d '(.*)'", first.process.log)
         assert curl
         assert curl[1] == f"http://localhost:{port}/events"

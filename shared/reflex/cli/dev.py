@@ -8,11 +8,13 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from reflex.cli.embedded_postgres import EmbeddedPostgres
+from reflex.cli.first_event import command_line, database_clock, first_event, inputs_of
 from reflex.cli.output import Output
 from reflex.cli.reload import roles_of, watch, watched_folders
 from reflex.cli.supervisor import Command, Supervisor
@@ -35,6 +37,7 @@ PROVIDER_KEYS: Final = (
 # A reload must not wait for a long run: it goes on after the restart, like after any other deploy.
 DRAIN_GRACE_S: Final = 2.0
 LOOK_S: Final = 0.05
+REGISTERED_LOOK_S: Final = 0.25
 
 
 def dev(settings: Settings) -> None:
@@ -135,9 +138,10 @@ class Stack:
             loop.add_signal_handler(each, self.stop)
         if self.interrupted:
             return
+        started_at = await database_clock(self.database_url)
         besides = [
             asyncio.create_task(work)
-            for work in (self.announce(), self.reload(), self.keep_postgres(), self.stop_without_terminal())
+            for work in (self.announce(started_at), self.reload(), self.keep_postgres(), self.stop_without_terminal())
         ]
         try:
             await self.supervisor.run()
@@ -160,12 +164,11 @@ class Stack:
         if self.postgres:
             self.postgres.abort()
 
-    async def announce(self) -> None:
-        """Wait for the gateway, then say where everything is."""
+    async def announce(self, started_at: datetime) -> None:
+        """Wait for the gateway, then say where everything is; wait for the app, then say what to send."""
         while not await answers(self.settings.host, self.port):  # noqa: ASYNC110
             await asyncio.sleep(LOOK_S)
         url = f"http://localhost:{self.port}"
-        body = '{"type": "http", "payload": {"message": "Hello, Reflex!"}}'
         model = f"model   {self.model}" if self.model else "model   what each agent names"
         if self.model == "offline" and not self.settings.default_model:
             model += ": no provider key such as OPENAI_API_KEY is set. For a real model set it and DEFAULT_MODEL"
@@ -175,10 +178,12 @@ class Stack:
             f"  docs    {url}/docs\n"
             f"  health  {url}/health/detailed\n"
             f"  {model}\n\n"
-            f"Send an event:\n\n"
-            f"  curl -X POST {url}/events -H \"Content-Type: application/json\" -d '{body}'\n\n"
             "Ctrl-C stops everything."
         )
+        # A worker registers the app after it has imported it, or after somebody has mended it.
+        while not (inputs := await inputs_of(self.app, since=started_at, url=self.database_url)):  # noqa: ASYNC110
+            await asyncio.sleep(REGISTERED_LOOK_S)
+        self.output.block(f"Send an event:\n\n  {command_line(url, first_event(inputs))}")
 
     async def reload(self) -> None:
         """Restart whom a change of code concerns."""
