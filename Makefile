@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS := never
 PEERS = $(UV) pip sync --quiet --python .tools/peers/bin/python --require-hashes tests/bench/peers/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test newcomer lint format type-check contracts ci deploy-test chaos consistency bench wheels changelog release lock clean
+.PHONY: help dev test newcomer lint format type-check contracts ci docs deploy-test chaos consistency bench wheels changelog release lock clean
 
 help: ## what can be run
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,7 +45,10 @@ type-check: .venv/.ready ## pyright, strict
 contracts: .venv/.ready ## who may import whom
 	@$(BIN)/lint-imports
 
-ci: lint type-check contracts test deploy-test ## what has to pass before a change lands; a short chaos run is among the tests
+ci: lint type-check contracts docs test deploy-test ## what has to pass before a change lands; a short chaos run is among the tests
+
+docs: .venv/.ready ## the site of the guides, in .site; `python3 -m http.server -d .site` shows it
+	@$(BIN)/zensical build --strict --clean
 
 deploy-test: .venv/.ready ## PgBouncer killed and a primary lost under load, for longer than among the tests
 	@DEPLOY_SECONDS=10 $(BIN)/pytest -q tests/deploy/test_pgbouncer.py tests/deploy/test_standby.py
