@@ -326,4 +326,4 @@ def test_each_worker_shows_its_metrics_at_a_port_of_its_own() -> None:
 
 def test_a_host_that_is_not_ours_is_a_sentence_that_names_the_variable() -> None:
     with pytest.raises(ConfigurationError, match=r"REFLEX_HOST '192\.0\.2\.1'"):
-        Stack(settings(host="192.0.2.1"), [Command("gateway", "gateway", ())])
+        Stack(settings(host="192.0.2.1", access="open-to-all"), [Command("gateway", "gateway", ())])

@@ -80,6 +80,7 @@ MATRIX = (
     Line("DELETE /dead-letters/{id}", "/dead-letters/{dead_1}", "operate", 200, 404),
     Line("POST /dead-letters/retry", "/dead-letters/retry", "operate", 200, 200, {"all": True}),
     Line("DELETE /dead-letters", "/dead-letters?all=true", "operate", 200, 200),
+    Line("POST /triggers/{name}/replay", "/triggers/die/replay", "operate", 200, "key_is_bound", {"since": "1d"}),
     Line("GET /health", "/health", EVERYBODY, 200, 200),
     Line("GET /health/ready", "/health/ready", EVERYBODY, 200, 200),
     Line("GET /health/detailed", "/health/detailed", "read", 200, "key_is_bound"),
