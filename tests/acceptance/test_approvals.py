@@ -92,7 +92,7 @@ async def test_the_guides_app_and_its_lines_work(shop: Shop) -> None:
     """The program and the lines to paste, as they stand there. Fails if either is not what the product does."""
     text = GUIDE.read_text()
     (program,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    (lines,) = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines, _ = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     (shop.folder / "guide_app.py").write_text(program)
     env = {"DEFAULT_MODEL": "offline"}
     async with (

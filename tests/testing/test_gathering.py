@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-import pytest
 from pydantic_ai import Agent
 
 from reflex.agent.context import AgentContext
@@ -16,7 +14,6 @@ from reflex.core.cancelling import cancel_delivery
 from reflex.core.database import connect
 from reflex.core.ids import DeliveryId
 from reflex.testing.app import AppTest
-from tests.agent.test_examples import PYTHON, ROOT
 
 MINUTE = timedelta(minutes=1)
 LOGS = type_filter("log")
@@ -158,18 +155,6 @@ async def test_a_threshold_fires_once_for_each_crossing_with_its_events(reflex_a
         await publish(t, 10, 11)
         await t.run()
         assert outputs(t) == [[2, 3, 4], [8, 9, 10]]
-
-
-async def test_the_guide_is_an_app_and_its_test_passes(
-    reflex_app: ReflexApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Fails if the guide shows what does not load, or says of the clock what is not so."""
-    app, test = PYTHON.findall((ROOT / "docs/guides/filters.md").read_text())
-    (tmp_path / "app_of_the_guide.py").write_text(app)
-    monkeypatch.syspath_prepend(tmp_path)
-    names: dict[str, Any] = {"timedelta": timedelta}
-    exec(test.replace("shop.app", "app_of_the_guide"), names)
-    await names["test_a_digest_comes_after_a_minute"](reflex_app)
 
 
 async def test_an_agent_of_a_batch_is_asked_with_its_summary(reflex_app: ReflexApp) -> None:

@@ -1,7 +1,6 @@
 """The kit in an author's own project: a folder with an app and tests, and a plain `pytest`."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 APP = '''
 from typing import Literal
 
@@ -146,14 +144,3 @@ def test_pytest_does_not_load_what_no_test_uses(project: Path) -> None:
     )
     done = pytest_in(project)
     assert "1 passed" in done.stdout, done.stdout + done.stderr
-
-
-def test_the_tests_of_the_guide_pass(tmp_path: Path, postgres_url: str) -> None:
-    """As an author would copy them, on a server that DATABASE_URL names."""
-    blocks = PYTHON.findall((ROOT / "docs/guides/testing.md").read_text())
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    (tmp_path / "test_guide.py").write_text("\n\n".join(blocks))
-    done = pytest_in(
-        ROOT, "-c", str(tmp_path / "pytest.ini"), "--rootdir", str(tmp_path), str(tmp_path), database_url=postgres_url
-    )
-    assert "3 passed" in done.stdout, done.stdout + done.stderr
