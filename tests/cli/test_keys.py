@@ -42,6 +42,9 @@ def test_keys_are_made_listed_and_revoked(run: Run) -> None:
     assert re.split(r"\s{2,}", board.strip())[:4] == [made["key"]["id"], "board", "read, operate", "valid"]
     assert re.split(r"\s{2,}", shop.strip())[:4] == [secret[4:12], "shop backend", "publish", "revoked"]
     assert [key["state"] for key in orjson.loads(json)["keys"]] == ["valid", "revoked"]
+    words = run(*create, "partner", "--scope", "publish", "--rate", "50/s", "--quota", "1000/d")[1]
+    assert "may publish until it is revoked, at most 50/s 1000/d\n" in words
+    assert run("keys", "list")[0].splitlines()[1].split()[-2:] == ["50/s", "1000/d"]
     for shown in (table, json):
         assert "digest" not in shown
         assert not SECRET.search(shown)
@@ -52,6 +55,8 @@ def test_what_makes_no_sense_is_one_sentence_without_the_secret(run: Run, monkey
     create = ("keys", "create", "--name", "x", "--scope")
     wrong: list[tuple[tuple[str, ...], type[ReflexError], str]] = [
         ((*create, "write"), QueryRejected, "scope: 'write' is none; there are publish, read, operate"),
+        ((*create, "publish", "--rate", "50"), QueryRejected, "rate: '50' is none; write events a second, as in 50/s"),
+        ((*create, "publish", "--quota", "9/h"), QueryRejected, "quota: '9/h' is none; write events of a day, as in"),
         ((*create, "read", "--expires", "soon"), QueryRejected, "expires: 'soon' is no duration; write 12h or 90d"),
         ((*create, "read", "--expires", "999999999d"), QueryRejected, "expires: must be more than 0 and at most"),
         ((*create, "read", "--expires", "9999999999d"), QueryRejected, "expires: '9999999999d' is no duration"),

@@ -15,9 +15,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reflex.core.api_keys import KeyScope, StoredKey, key_id_of
+from reflex.core.limits import UNLIMITED
 from reflex.core.log_filter import LogFilter
 from reflex.core.restriction import UNRESTRICTED, Restriction
 from reflex.core.settings import Settings
+from reflex.gateway.allowances import Spent
 from reflex.gateway.keyring import Keyring, Known
 from reflex.gateway.problems import RequestRefused
 
@@ -88,6 +90,19 @@ class Grant(NamedTuple):
             "given when a key is made: `reflex keys create --scope`"
         )
         raise RequestRefused(HTTPStatus.FORBIDDEN, "scope_missing", detail)
+
+    async def spend(self, events: int) -> Spent | None:
+        """Count that many events against the limits of the key, if it has any. What was not stored after all is given
+        back.
+
+        Raises:
+            LimitReached: A 429. BatchOverQuota: A 413.
+            DatabaseUnavailable: What is left has to be looked up, and cannot be.
+        """
+        key = self.key
+        if key is None or key.limits == UNLIMITED or self.keyring is None:
+            return None
+        return await self.keyring.allowances.spend(key.id, key.limits, events)
 
     def lasting(self, end: Callable[[], None]) -> AbstractContextManager[None]:
         """For a connection that stays open: call `end` when the key is not valid any more."""

@@ -68,7 +68,7 @@ class Ingest:
             if wait_s is not None:
                 raise QueryRejected("is for one event, not for a batch", field="wait")
             events = await self._read_batch(body, kind, trace_context, grant)
-            answer = batch_answer(events, await self._publisher.store(events, trace_context) if events else {})
+            answer = batch_answer(events, await self._publisher.store(events, trace_context, grant) if events else {})
         else:
             if kind is MediaType.JSON:
                 event = self._read_one(body, idempotency_key, trace_context, grant)
@@ -78,7 +78,7 @@ class Ingest:
             if wait_s is not None:
                 await self._answer_when_settled(event, trace_context, wait_s, scope, receive, send)
                 return
-            stored = await self._publisher.store([event], trace_context)
+            stored = await self._publisher.store([event], trace_context, grant)
             answer = single_answer(event.event_id, stored[event.event_id])
         await send(
             {

@@ -20,6 +20,7 @@ import structlog
 
 from reflex.core.api_keys import StoredKey, find_api_keys, mark_api_keys_used
 from reflex.core.errors import DatabaseUnavailable, ReflexError, Saturated
+from reflex.gateway.allowances import Allowances
 from reflex.gateway.connections import Connection, Pool, finish_within, limited
 from reflex.gateway.futures import fail, fulfil
 
@@ -65,10 +66,11 @@ class Watched:
 
 
 class Keyring:
-    """Use as `async with`; leaving it notes the last uses."""
+    """Use as `async with`; leaving it notes the last uses, and gives back what is left of the allowances."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self.allowances = Allowances(self._query)
         self._known: dict[str, Known] = {}
         self._unknown: dict[str, Known] = {}
         self._asked: dict[str, list[asyncio.Future[Known]]] = {}
@@ -89,6 +91,7 @@ class Keyring:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         fail(chain(*self._asked.values()), DatabaseUnavailable("the gateway is stopping; try again"))
         await self._mark_used()
+        await self.allowances.give_back()
 
     async def find(self, key_id: str) -> Known:
         """What is known of an id, not longer than KNOWN_S ago.

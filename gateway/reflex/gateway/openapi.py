@@ -39,6 +39,7 @@ PROBLEM: Final[dict[str, Any]] = {
         "status": {"type": "integer"},
         "detail": {"type": "string"},
         "code": {"type": "string"},
+        "retry_after_s": {"type": "integer", "description": "Of a limit: in so many seconds it opens."},
         "errors": {
             "type": "array",
             "items": {

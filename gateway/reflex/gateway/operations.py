@@ -69,8 +69,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         problems={
             400: "The body is not valid JSON, or `wait` makes no sense.",
             408: "The body did not arrive in time.",
-            413: "The body, or the batch, is too large.",
+            413: "The body, or the batch, is too large; or the batch is larger than the key's quota of a day.",
             415: "The content type is not taken.",
+            429: "The key has published as much as it may; `Retry-After` says when it may again. Nothing was stored.",
             422: "An event breaks a rule of the envelope or the schema of its type; `errors` name the fields.",
             503: "The database does not answer, or the gateway is full; nothing was stored, or it is not known.",
         },

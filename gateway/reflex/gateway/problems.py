@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, 
 from reflex.core.approvals import ApprovalOver
 from reflex.core.cursors import CursorExpired, CursorRejected
 from reflex.core.errors import Conflict, DatabaseUnavailable, EventRejected, NotFound, ReflexError, Saturated
+from reflex.core.limits import BatchOverQuota, LimitReached
 from reflex.core.pages import QueryRejected
 from reflex.core.restriction import NotAllowed
 from reflex.core.strict_json import MalformedJson
@@ -44,6 +45,8 @@ STATUS: Final[dict[type[ReflexError], HTTPStatus]] = {
     NotFound: HTTPStatus.NOT_FOUND,
     ApprovalOver: HTTPStatus.GONE,
     Conflict: HTTPStatus.CONFLICT,
+    LimitReached: HTTPStatus.TOO_MANY_REQUESTS,
+    BatchOverQuota: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     Saturated: HTTPStatus.SERVICE_UNAVAILABLE,
     DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -72,6 +75,9 @@ TITLES: Final = {
     "key_is_bound": "The API key is bound to some events",
     "type_not_allowed": "The API key is bound to other types of events",
     "source_not_allowed": "The API key is bound to other sources of events",
+    "rate_reached": "The API key publishes more events a second than it may; nothing was stored",
+    "quota_reached": "The API key has published all that it may today; nothing was stored",
+    "batch_over_quota": "The batch is larger than what the API key may publish in a day; nothing was stored",
 }
 RETRY_LATER: Final = {"retry-after": "1"}
 SHOWN_LENGTH: Final = 500
@@ -144,7 +150,10 @@ def describe_error(error: ReflexError) -> dict[str, Any]:
             status = agreed.pop() or status
     elif isinstance(error, EventRejected):
         errors = [error]
-    return problem_document(status, error.code, str(error), errors=errors)
+    document = problem_document(status, error.code, str(error), errors=errors)
+    if isinstance(error, LimitReached):  # a WebSocket has no headers that could say it
+        document["retry_after_s"] = error.retry_after_s
+    return document
 
 
 def describe_any(error: Exception) -> dict[str, Any]:
@@ -173,7 +182,7 @@ async def on_reflex_error(request: Request, error: Exception) -> Response:
     document = describe_error(error)
     count_refusal(request, error.code)
     headers = RETRY_LATER if document["status"] == HTTPStatus.SERVICE_UNAVAILABLE else None
-    if isinstance(error, Saturated):
+    if isinstance(error, Saturated | LimitReached):
         headers = {"retry-after": str(error.retry_after_s)}
     return Response(orjson.dumps(document), document["status"], headers, MEDIA_TYPE)
 

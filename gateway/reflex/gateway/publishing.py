@@ -6,9 +6,10 @@ from typing import Any, cast
 from uuid import UUID
 
 from reflex.core import envelope, telemetry
+from reflex.core.errors import EventRejected, Saturated
 from reflex.core.events import NewEvent
 from reflex.core.settings import Settings
-from reflex.gateway.access import Grant
+from reflex.gateway.access import OPEN, Grant
 from reflex.gateway.group_commit import EventStore
 from reflex.gateway.metrics import GatewayMetrics
 from reflex.gateway.schemas import PayloadSchemas
@@ -68,9 +69,20 @@ class Publisher:
         self._schemas.check(event.type, payload, at=at)
         return event
 
-    async def store(self, events: Sequence[NewEvent], trace_context: str | None = None) -> Mapping[UUID, UUID]:
+    async def store(
+        self, events: Sequence[NewEvent], trace_context: str | None = None, grant: Grant = OPEN
+    ) -> Mapping[UUID, UUID]:
         """Store all of them or none; returns after the commit. See `EventStore` for what, and `GroupCommit.append`
-        for what it raises."""
+        and `Grant.spend` for what it raises."""
+        spent = await grant.spend(len(events))
+        try:
+            return await self._store_all(events, trace_context)
+        except (Saturated, EventRejected):
+            if spent is not None:
+                spent.give_back()
+            raise
+
+    async def _store_all(self, events: Sequence[NewEvent], trace_context: str | None) -> Mapping[UUID, UUID]:
         began = time.perf_counter()
         if not telemetry.enabled():
             stored = await self._store.append(events)

@@ -31,6 +31,10 @@ def create(
         typer.Option(help="Bind it to this type of events, or to a prefix such as order.*; give it again for more."),
     ] = None,
     source: Annotated[list[str] | None, typer.Option(help="Bind it to this source; give it again for more.")] = None,
+    rate: Annotated[str | None, typer.Option(help="It publishes so many events a second at most, as in 50/s.")] = None,
+    quota: Annotated[
+        str | None, typer.Option(help="It publishes so many events a day (UTC) at most, as in 100000/d.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make a key and print its secret: to standard output, once, and nothing else goes there."""
@@ -43,14 +47,17 @@ def create(
     if expires is not None and lasts is None:
         raise QueryRejected(f"{expires[:80]!r} is no duration; write 12h or 90d", field="expires")
     key, secret = run(
-        lambda conn: create_api_key(conn, name=name, scopes=scope, lasts=lasts, types=type or (), sources=source or ())
+        lambda conn: create_api_key(
+            conn, name=name, scopes=scope, lasts=lasts, types=type or (), sources=source or (), rate=rate, quota=quota
+        )
     )
     if json:
         print_json({"key": key, "secret": secret})
         return
     until = f"until {key.expires_at:%Y-%m-%d %H:%M} UTC" if key.expires_at else "until it is revoked"
     bound = f", bound to {bound_to(key)}" if bound_to(key) else ""
-    typer.echo(f"key {key.id} ({key.name}) may {', '.join(key.scopes)} {until}{bound}", err=True)
+    most = f", at most {key.limits}" if str(key.limits) else ""
+    typer.echo(f"key {key.id} ({key.name}) may {', '.join(key.scopes)} {until}{bound}{most}", err=True)
     typer.echo("this is its secret, which is not shown again:", err=True)
     typer.echo(secret)
 
@@ -66,11 +73,12 @@ def list_(json: Json = False) -> None:
         print_json({"keys": keys})
         return
     print_table(
-        ["id", "name", "scopes", "state", "created", "expires", "last used", "bound to"],
+        ["id", "name", "scopes", "state", "created", "expires", "last used", "bound to", "limits"],
         [
             (key.id, key.name, ", ".join(key.scopes), key.state, ago(key.created_at),
              ahead(key.expires_at) if key.expires_at and key.state == "valid" else None,
-             ago(key.last_used_at) if key.last_used_at else "never", bound_to(key) or None)
+             ago(key.last_used_at) if key.last_used_at else "never", bound_to(key) or None,
+             str(key.limits) or None)
             for key in keys
         ],
         nothing="no API keys; `reflex keys create` makes one",

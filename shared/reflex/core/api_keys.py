@@ -20,6 +20,7 @@ from psycopg.rows import DictRow
 from reflex.core.envelope import MAX_LENGTH
 from reflex.core.errors import NotFound
 from reflex.core.events import check_type_pattern
+from reflex.core.limits import UNLIMITED, Limits, parse_quota, parse_rate
 from reflex.core.pages import QueryRejected
 from reflex.core.reads import fetch
 from reflex.core.restriction import UNRESTRICTED, Restriction
@@ -73,6 +74,12 @@ class ApiKey:
     last_used_at: datetime | None
     types: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    rate: float | None = None
+    quota: int | None = None
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.rate, self.quota)
 
 
 class NewKey(NamedTuple):
@@ -94,6 +101,7 @@ class StoredKey:
     scopes: frozenset[KeyScope]
     valid_s: float | None
     restriction: Restriction = UNRESTRICTED
+    limits: Limits = UNLIMITED
 
     def is_of(self, secret: bytes) -> bool:
         """Whether the secret is that of the key, in a time that does not say how much of it is right."""
@@ -114,6 +122,8 @@ async def create_api_key(
     lasts: timedelta | None = None,
     types: Collection[str] = (),
     sources: Collection[str] = (),
+    rate: str | None = None,
+    quota: str | None = None,
     now: datetime | None = None,
 ) -> NewKey:
     """Make a key.
@@ -124,9 +134,10 @@ async def create_api_key(
         lasts: How long it is valid; None is until it is revoked.
         types: Patterns of the types that it is bound to; none is all.
         sources: The sources that it is bound to; none is all.
+        rate, quota: How much it may publish, as in `50/s` and `100000/d`; None is no limit.
 
     Raises:
-        QueryRejected: The name, a scope, the duration, a pattern or a source makes no sense.
+        QueryRejected: The name, a scope, the duration, a pattern, a source or a limit makes no sense.
     """
     name = name.strip()
     if not name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
@@ -134,6 +145,9 @@ async def create_api_key(
     chosen = check_scopes(scopes)
     if lasts is not None and not timedelta() < lasts <= MAX_LASTS:
         raise QueryRejected(f"must be more than 0 and at most {MAX_LASTS.days}d, as in 90d", field="expires")
+    for field_name, limit in (("rate", rate), ("quota", quota)):
+        if limit is not None and KeyScope.PUBLISH not in chosen:
+            raise QueryRejected("limits what a key publishes, and this one has not the scope publish", field=field_name)
     key_id, random = random_text(ID_LENGTH), random_text(RANDOM_LENGTH)
     secret = f"rfx_{key_id}_{random}"
     parameters = {
@@ -144,6 +158,8 @@ async def create_api_key(
         "lasts": lasts,
         "types": check_types(types) or None,
         "sources": check_sources(sources) or None,
+        "rate": None if rate is None else parse_rate(rate),
+        "quota": None if quota is None else parse_quota(quota),
         "now": now,
     }
     (row,) = await fetch(conn, "create_api_key", parameters)
@@ -162,6 +178,7 @@ async def find_api_keys(
             scopes=frozenset(known_scopes(row["scopes"])),
             valid_s=row["valid_s"],
             restriction=Restriction(tuple(row["types"] or ()), tuple(row["sources"] or ())),
+            limits=Limits(row["rate"], row["quota"]),
         )
         for row in rows
     }
@@ -258,4 +275,6 @@ def key_row(row: DictRow) -> ApiKey:
         last_used_at=row["last_used_at"],
         types=tuple(row["types"] or ()),
         sources=tuple(row["sources"] or ()),
+        rate=row["rate"],
+        quota=row["quota"],
     )

@@ -255,8 +255,22 @@ sa.Table(
     optional("last_used_at", AT),
     optional("types", ARRAY(sa.Text)),
     optional("sources", ARRAY(sa.Text)),
+    optional("rate", sa.Double),
+    optional("quota", sa.BigInteger),
+    sa.CheckConstraint("rate > 0", name="rate"),
+    sa.CheckConstraint("quota > 0", name="quota"),
     sa.CheckConstraint("octet_length(digest) = 32", name="digest"),
     sa.CheckConstraint("cardinality(types) > 0", name="types"),
     sa.CheckConstraint("cardinality(sources) > 0", name="sources"),
     sa.CheckConstraint("cardinality(scopes) > 0 AND scopes <@ ARRAY['publish', 'read', 'operate']", name="scopes"),
+)
+sa.Table(
+    "allowance",
+    metadata,
+    key("key_id", TYPE, sa.ForeignKey("reflex.api_key.key_id", ondelete="CASCADE")),
+    needed("tokens", sa.Double),
+    needed("refilled_at", AT),
+    needed("day", sa.Date),
+    needed("used", sa.BigInteger, default=ZERO),
+    sa.CheckConstraint("used >= 0", name="used"),
 )

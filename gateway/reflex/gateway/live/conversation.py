@@ -240,7 +240,7 @@ class Conversation:
 
     async def _store(self, id: str | None, event: NewEvent) -> None:
         try:
-            stored = (await self._services.publisher.store([event]))[event.event_id]
+            stored = (await self._services.publisher.store([event], grant=self._grant))[event.event_id]
             answer = frame("published", id, event_id=str(stored), duplicate=stored != event.event_id)
         except ReflexError as error:
             self._services.publisher.refused(error.code)

@@ -61,7 +61,7 @@ async def publish_and_wait(
     ends_at = loop.time() + wait_s
     with hub.watching():
         await hub.ready()
-        stored = await publisher.store([event._replace(reply_to=WAITED_FOR)], trace_context)
+        stored = await publisher.store([event._replace(reply_to=WAITED_FOR)], trace_context, grant)
         event_id = stored[event.event_id]
         duplicate = event_id != event.event_id
         try:
