@@ -45,10 +45,13 @@ type-check: .venv/.ready ## pyright, strict
 contracts: .venv/.ready ## who may import whom
 	@$(BIN)/lint-imports
 
-ci: lint type-check contracts docs test deploy-test ## what has to pass before a change lands; a short chaos run is among the tests
+ci: lint type-check contracts docs test newcomer deploy-test ## what has to pass before a change lands; a short chaos run is among the tests
 
 docs: .venv/.ready ## the site of the guides, in .site; `python3 -m http.server -d .site` shows it
 	@$(BIN)/zensical build --strict --clean
+
+newcomer: .venv/.ready ## a fresh clone, a project from the template in copier.yml, its own checks, and an update of it
+	@$(BIN)/pytest -q tests/deploy/newcomer.py
 
 deploy-test: .venv/.ready ## PgBouncer killed and a primary lost under load, for longer than among the tests
 	@DEPLOY_SECONDS=10 $(BIN)/pytest -q tests/deploy/test_pgbouncer.py tests/deploy/test_standby.py

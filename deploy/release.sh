@@ -23,5 +23,6 @@ edit "s/^VERSION = .*/VERSION = \"$version\"/" shared/reflex/core/version.py
 for part in gateway worker; do
     edit "s/\"reflex-fleet-core==[^\"]*\"/\"reflex-fleet-core==$version\"/" "$part/pyproject.toml"
 done
+edit "/^reflex_version:/,\$ s/default: .*/default: \"$version\"/" copier.yml
 "${TOWNCRIER:-towncrier}" build --yes --version "$version"
 echo "next: make lock ci, commit, git tag v$version, make wheels"

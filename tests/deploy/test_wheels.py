@@ -67,7 +67,7 @@ def test_a_wheel_asks_for_the_core_of_its_own_version(wheels: dict[str, Path], n
 
 def test_a_release_writes_the_version_where_it_stands(tmp_path: Path) -> None:
     for name in ("shared/reflex/core/version.py", "gateway/pyproject.toml", "worker/pyproject.toml", "pyproject.toml",
-                 "CHANGELOG.md", "deploy/release.sh", "docs/changelog.d"):  # fmt: skip
+                 "CHANGELOG.md", "copier.yml", "deploy/release.sh", "docs/changelog.d"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
@@ -88,6 +88,7 @@ def test_a_release_writes_the_version_where_it_stands(tmp_path: Path) -> None:
     assert '\nVERSION = "7.8.9"\n' in (tmp_path / "shared/reflex/core/version.py").read_text()
     for name in ("gateway", "worker"):
         assert '"reflex-fleet-core==7.8.9",' in (tmp_path / name / "pyproject.toml").read_text()
+    assert (tmp_path / "copier.yml").read_text() == (ROOT / "copier.yml").read_text().replace(VERSION, "7.8.9")
     changes = (tmp_path / "CHANGELOG.md").read_text()
     assert re.search(r"<!-- the releases -->\n\n## 7\.8\.9, \d{4}-\d\d-\d\d\n", changes), changes
     assert "\n### Fixed\n\n- A thing that a test has written.\n" in changes
