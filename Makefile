@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS := never
 PEERS = $(UV) pip sync --quiet --python .tools/peers/bin/python --require-hashes tests/bench/peers/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test newcomer lint format type-check contracts ci docs deploy-test chaos consistency bench wheels changelog release lock clean
+.PHONY: help dev test newcomer lint format type-check contracts ci docs configuration deploy-test chaos consistency bench wheels changelog release lock clean
 
 help: ## what can be run
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ ci: lint type-check contracts docs test deploy-test ## what has to pass before a
 
 docs: .venv/.ready ## the site of the guides, in .site; `python3 -m http.server -d .site` shows it
 	@$(BIN)/zensical build --strict --clean
+
+configuration: .venv/.ready ## docs/guides/configuration.md anew from the settings
+	@$(BIN)/python -m tests.docs.configuration
 
 deploy-test: .venv/.ready ## PgBouncer killed and a primary lost under load, for longer than among the tests
 	@DEPLOY_SECONDS=10 $(BIN)/pytest -q tests/deploy/test_pgbouncer.py tests/deploy/test_standby.py
