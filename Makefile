@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS := never
 PEERS = $(UV) pip sync --quiet --python .tools/peers/bin/python --require-hashes tests/bench/peers/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test newcomer lint format type-check contracts ci docs deploy-test chaos consistency bench wheels changelog release lock clean
+.PHONY: help dev test newcomer configuration lint format type-check contracts ci docs configuration deploy-test chaos consistency bench wheels changelog release lock clean
 
 help: ## what can be run
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,9 @@ docs: .venv/.ready ## the site of the guides, in .site; `python3 -m http.server 
 
 newcomer: .venv/.ready ## a fresh clone, a project from the template in copier.yml, its own checks, and an update of it
 	@$(BIN)/pytest -q tests/deploy/newcomer.py
+
+configuration: .venv/.ready ## docs/guides/configuration.md anew from the settings
+	@$(BIN)/python -m tests.docs.configuration
 
 deploy-test: .venv/.ready ## PgBouncer killed and a primary lost under load, for longer than among the tests
 	@DEPLOY_SECONDS=10 $(BIN)/pytest -q tests/deploy/test_pgbouncer.py tests/deploy/test_standby.py
