@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS := never
 PEERS = $(UV) pip sync --quiet --python .tools/peers/bin/python --require-hashes tests/bench/peers/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test newcomer configuration lint format type-check contracts ci docs configuration deploy-test chaos consistency bench wheels changelog release lock clean
+.PHONY: help dev test newcomer configuration lint format type-check contracts ci docs deploy-test chaos consistency bench wheels changelog release lock clean
 
 help: ## what can be run
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
