@@ -103,12 +103,14 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("body", type=Path, help="a file with the body of every request")
     parser.add_argument("--content-type", default="application/json")
+    parser.add_argument("--key", default="", help="the secret of an API key")
     parser.add_argument("--connections", type=int, required=True)
     parser.add_argument("--warm-up", type=float, default=0.3)
     parser.add_argument("--seconds", type=float, required=True)
     options = parser.parse_args()
     body: bytes = options.body.read_bytes()
     head = f"POST /events HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {options.content_type}\r\n"
+    head += f"Authorization: Bearer {options.key}\r\n" if options.key else ""
     request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
     result = run(
         options.port,

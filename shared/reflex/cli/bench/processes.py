@@ -101,7 +101,7 @@ def free_port() -> int:
 
 
 def load(
-    port: int, body: Path, *, connections: int, seconds: float, content_type: str = "application/json"
+    port: int, body: Path, *, connections: int, seconds: float, content_type: str = "application/json", key: str = ""
 ) -> dict[str, Any]:
     """Let the load generator send one request over and over; what it counted.
 
@@ -110,6 +110,7 @@ def load(
     """
     command = [sys.executable, "-m", "reflex.cli.bench.load", str(port), str(body), "--content-type", content_type]
     command += ["--connections", str(connections), "--seconds", str(seconds)]
+    command += ["--key", key] if key else []
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + READY_S)  # noqa: S603
     if done.returncode:
         raise BenchmarkFailed(f"the load generator failed: {done.stderr.strip()[-LOG_TAIL:]}")

@@ -10,6 +10,7 @@ import orjson
 import psycopg
 import typer
 
+from reflex.cli.bench.auth import auth
 from reflex.cli.bench.databases import open_server
 from reflex.cli.bench.history import history
 from reflex.cli.bench.idle import idle
@@ -45,6 +46,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[Setting], list[Row]]]] = {
     "wal": wal,
     "idle": idle,
     "metrics": metrics,
+    "auth": auth,
     "dev": warm_start,
 }
 COLUMNS: Final = ("what", "ours: median (range)", "limit or peer", "ratio", "asked", "")
