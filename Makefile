@@ -8,7 +8,7 @@ export UV_PYTHON_DOWNLOADS := never
 PEERS = $(UV) pip sync --quiet --python .tools/peers/bin/python --require-hashes tests/bench/peers/requirements.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test newcomer configuration lint format type-check contracts ci docs deploy-test chaos consistency bench wheels changelog release lock clean
+.PHONY: help dev test newcomer configuration lint format type-check contracts ci docs deploy-test chaos consistency bench wheels audit changelog release lock clean
 
 help: ## what can be run
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -79,6 +79,9 @@ bench: .venv/.ready .tools/peers/.ready ## the numbers of the README, each besid
 wheels: $(UV) ## the three distributions, in dist/
 	@rm -f dist/reflex_fleet_*.whl
 	@for part in shared gateway worker; do $(UV) build --quiet --wheel --build-constraints requirements.lock --require-hashes --out-dir dist $$part || exit; done
+
+audit: $(UV) ## known holes in what the manifests bring; asks a public database
+	@$(UV) audit --preview-features audit
 
 changelog: .venv/.ready ## what the next release will say
 	@$(BIN)/towncrier build --draft --version next
