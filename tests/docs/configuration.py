@@ -27,7 +27,7 @@ GUIDES: Final = {
     "allowed_origins": "websocket.md", "app": "writing-an-app.md", "default_model": "writing-an-app.md#models",
 }  # fmt: skip
 SECTIONS: Final = (
-    ("Both", {"gateway", "worker"}, "Gateways and workers read these: give them the same values."),
+    ("Both", {"gateway", "worker"}, "Gateways and workers read these. Limits should be the same for all."),
     ("Gateways", {"gateway"}, ""),
     ("Workers", {"worker"}, ""),
     ("Commands", set[str](), "What `reflex dev`, `reflex send`, `reflex tail` and the other commands read besides."),
