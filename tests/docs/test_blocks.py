@@ -30,7 +30,7 @@ LANGUAGES: Final = {"python", "sh", "console", "json", "yaml", "toml", "ini", "s
 # What stands in the guides beside `reflex`, `curl` and `make`. A program that is misspelt is none of these.
 PROGRAMS: Final = {
     "git", "cd", "mkdir", "cp", "grep", "install", "useradd", "systemctl", "docker", "kubectl", "pytest", "createdb",
-    "pg_basebackup", "pg_rewind", "deploy/install.sh",
+    "copier", "pg_basebackup", "uvx", "pg_rewind", "deploy/install.sh",
 }  # fmt: skip
 AN_ID: Final = re.compile(r"\$ID|[0-9a-f]{8}-[0-9a-f]{4}-7")
 IS_A_TEST: Final = re.compile(r"^(?:async )?def test_", re.MULTILINE)
