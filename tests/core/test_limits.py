@@ -98,12 +98,15 @@ async def test_a_portion_of_the_day_is_small_and_the_day_is_that_of_utc(db: Conn
     assert await take(1, SECOND * 3600) == (True, 0, 10, 0, 1000, 86_400)
 
 
-async def test_a_moment_that_is_late_neither_fills_the_bucket_twice_nor_brings_yesterday_back(db: Conn) -> None:
+async def test_a_moment_that_is_late_neither_empties_the_bucket_nor_brings_yesterday_back(db: Conn) -> None:
     """A statement that waited for the row has an earlier moment than what it finds. Fails without either greatest()."""
     key = await limited(db, rate="10/s", quota="100/d")
     tomorrow = NOW + timedelta(hours=1)
     await take_allowance(db, key, rated=10, counted=60, now=tomorrow + SECOND)
     assert (await take_allowance(db, key, rated=1, counted=1, now=NOW))[:1] == (False,)
+    half = await limited(db, rate="10/s")
+    await take_allowance(db, half, rated=5, counted=0, now=tomorrow)
+    assert (await take_allowance(db, half, rated=5, counted=0, now=tomorrow - SECOND)).granted, "five are there"
     late = await take_allowance(db, key, rated=0, counted=41, now=tomorrow - SECOND)
     assert (late.granted, late.quota_left) == (False, 40)
     after = await take_allowance(db, key, rated=5, counted=1, now=tomorrow + SECOND * 1.5)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from psycopg import AsyncConnection
 
 from reflex.core.errors import Saturated
 from reflex.core.events import NewEvent
-from reflex.core.limits import Portion, take_allowance
+from reflex.core.limits import Limits, Portion, take_allowance
 from reflex.core.settings import Settings
+from reflex.gateway.allowances import Allowances
 from reflex.gateway.app import create_app
 from reflex.gateway.group_commit import GroupCommit
 from tests.gateway.gateways import in_process, problem_of, served, settings_for
@@ -137,10 +138,32 @@ async def test_what_is_not_stored_is_not_counted(
     assert (await publish(client, secret)).status_code == 429
 
 
+async def test_who_comes_later_does_not_overtake_those_who_wait(db: Conn) -> None:
+    """One comes when the portion is there and some still wait. Fails if it is handed out to whoever asks first."""
+    key, limits = (await new_key(db, "publish", quota="1000/d"))[4:12], Limits(quota=1000)
+
+    async def query(work: Callable[[Conn], Awaitable[Any]]) -> Any:
+        return await work(db)
+
+    allowances = Allowances(query)
+    order: list[int] = []
+    later: list[asyncio.Task[None]] = []
+
+    async def spend(number: int) -> None:
+        await allowances.spend(key, limits, 1)
+        order.append(number)
+        if number == 0:
+            later.append(asyncio.create_task(spend(3)))
+
+    await asyncio.gather(*[spend(number) for number in range(3)])
+    await later[0]
+    assert order == [0, 1, 2, 3]
+
+
 async def test_on_a_websocket_it_is_a_frame_and_the_connection_stays(
     settings: Settings, db: Conn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails if the WebSocket publishes without asking, or if those who wait for a portion are overtaken."""
+    """Fails if the WebSocket publishes without asking, or if the order of its events is lost in the wait."""
     secret = await new_key(db, "publish", quota="20/d")
     appended: list[int] = []
     append = GroupCommit.append
