@@ -10,7 +10,7 @@ import orjson
 import psycopg
 
 from reflex.core.database import connect
-from reflex.core.statements import statement
+from reflex.core.statements import only_row, statement
 
 __all__ = ["Input", "command_line", "database_clock", "first_event", "inputs_of"]
 
@@ -23,9 +23,7 @@ Input = tuple[str, str | None, Mapping[str, Any] | None]
 
 async def database_clock(url: str) -> datetime:
     async with await connect(url, name=NAME) as conn:
-        row = await (await conn.execute(statement("clock"))).fetchone()
-    assert row
-    return row[0]
+        return (await only_row(conn, "clock"))[0]
 
 
 async def inputs_of(app: str, *, since: datetime, url: str) -> list[Input]:

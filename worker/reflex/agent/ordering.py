@@ -3,12 +3,12 @@
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from reflex.agent.paths import is_path, perhaps
 from reflex.core.lanes import WhenDead
 
 __all__ = ["Ordering", "WhileRunning", "ordering_of"]
 
 OWN_KEY: Final = "key"
-ENVELOPE: Final = (OWN_KEY, "source")
 
 
 class WhileRunning(StrEnum):
@@ -73,11 +73,9 @@ def ordering_of(
 
 
 def checked_path(name: str, path: str) -> str:
-    first, *below = path.split(".")
-    is_path = path in ENVELOPE or (first == "payload" and below and all(below) and "\x00" not in path)
-    if not is_path:
-        hint = f", perhaps 'payload.{path}'" if all(path.split(".")) and first not in ("payload", *ENVELOPE) else ""
+    if not is_path(path) or "\x00" in path:
         raise ValueError(
-            f"trigger {name!r}: key is {path!r}; write 'key', 'source', or a path such as 'payload.order.id'{hint}"
+            f"trigger {name!r}: key is {path!r}; write 'key', 'source', or a path such as 'payload.order.id'"
+            f"{perhaps(path)}"
         )
     return path

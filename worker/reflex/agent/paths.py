@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from reflex.core.events import Event
 
-__all__ = ["MISSING", "By", "checked_by", "field_of", "subject_of", "values_of"]
+__all__ = ["MISSING", "By", "checked_by", "field_of", "is_path", "perhaps", "subject_of", "values_of"]
 
 By: TypeAlias = str | Sequence[str] | None
 
@@ -32,6 +32,18 @@ def field_of(payload: Mapping[str, Any], path: str) -> Any:
     return value
 
 
+def is_path(text: str) -> bool:
+    """Whether it says where an event has something, as in `key`, `source` or `payload.order.id`."""
+    first, *below = text.split(".")
+    return text in ENVELOPE or (first == "payload" and bool(below) and all(below))
+
+
+def perhaps(text: str) -> str:
+    """At the end of an error about a path that is none: the one that may be meant."""
+    parts = text.split(".")
+    return f", perhaps 'payload.{text}'" if all(parts) and parts[0] not in ("payload", *ENVELOPE) else ""
+
+
 def checked_by(what: str, by: By) -> tuple[str, ...]:
     """The paths that `by` names; none means that all events are one subject.
 
@@ -43,10 +55,8 @@ def checked_by(what: str, by: By) -> tuple[str, ...]:
     if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in cast("Sequence[Any]", paths)):
         raise TypeError(f"{what}: by is {by!r}; pass a path such as 'payload.user', several, or None for all events")
     for path in cast("Sequence[str]", paths):
-        first, *below = path.split(".")
-        if path not in ENVELOPE and not (first == "payload" and below and all(below)):
-            hint = f", perhaps 'payload.{path}'" if all(path.split(".")) and first != "payload" else ""
-            raise ValueError(f"{what}: by names {path!r}; write 'key', 'source', or 'payload.user'{hint}")
+        if not is_path(path):
+            raise ValueError(f"{what}: by names {path!r}; write 'key', 'source', or 'payload.user'{perhaps(path)}")
     return tuple(cast("Sequence[str]", paths))
 
 
