@@ -72,7 +72,9 @@ class Databases:
             DatabaseUnavailable: The server cannot be reached.
         """
         conn = self._opened()
-        url = (self._next or self._server.submit(self._copy, conn)).result()
+        # Taken before it is looked at: one that failed is not given again.
+        prepared, self._next = self._next, None
+        url = (prepared or self._server.submit(self._copy, conn)).result()
         self._next = self._server.submit(self._copy, conn)
         return url
 
@@ -103,7 +105,7 @@ class Databases:
         """Drop what is left and stop the server, if it is ours. Once more does nothing."""
         self._server.shutdown()
         # Here, and no more in the thread: at the exit of the interpreter none can be given anything to do.
-        if self._conn is not None and self._next is not None:
+        if self._conn is not None and self._next is not None and self._next.exception() is None:
             self._drop(self._conn, self._next.result())
         self._stack.close()
         self._conn = self._next = None
