@@ -11,7 +11,11 @@ import pytest
 
 from reflex.cli.embedded_postgres import EmbeddedPostgres
 from reflex.core.database import connect
+from reflex.core.errors import DatabaseUnavailable
+from reflex.core.events import NewEvent
+from reflex.core.ids import new_id
 from reflex.core.migrate import upgrade
+from reflex.gateway.group_commit import GroupCommit
 from tests.customers import Customers
 from tests.deploy.kept import APP, KEEPING, kept, order
 from tests.processes import eventually, gateway, worker
@@ -94,6 +98,32 @@ async def test_while_the_standby_is_gone_nothing_is_accepted_until_somebody_says
                     await kept(conn, customers)
                 assert front.is_running
                 assert serving.is_running
+
+
+async def test_a_duplicate_of_what_only_the_primary_has_is_not_accepted_either(tmp_path: Path) -> None:
+    """The commit that took too long was cancelled: PostgreSQL then keeps it, and shows it, without the standby.
+
+    Fails if a duplicate is answered with what can be read.
+    """
+    event = NewEvent(new_id(), "order.placed", "shop", None, None, "{}", idempotency_key="order-1")
+    again = event._replace(event_id=new_id())
+    with EmbeddedPostgres(tmp_path / "first" / "postgres", durable=False) as primary:
+        upgrade(primary.url)
+        with standby_of(primary, tmp_path / "second" / "postgres") as standby:
+            await wait_for_each_other(primary)
+            async with GroupCommit(primary.url, max_buffered_events=100, commit_timeout_s=1) as commits:
+                assert await commits.append([event]) == {event.event_id: event.event_id}
+                assert (await commits.append([again]))[again.event_id] == event.event_id
+                kill(standby)
+                late = event._replace(event_id=new_id(), idempotency_key="order-2")
+                for duplicate in (again, late, late._replace(event_id=new_id())):
+                    with pytest.raises(DatabaseUnavailable, match="not known whether the event was stored"):
+                        await commits.append([duplicate])
+                with psycopg.connect(primary.url, autocommit=True) as conn:
+                    conn.execute("ALTER SYSTEM RESET synchronous_standby_names")
+                    conn.execute("SELECT pg_reload_conf()")
+                assert (await commits.append([again]))[again.event_id] == event.event_id
+                assert (await commits.append([late]))[late.event_id] == late.event_id
 
 
 async def wait_for_each_other(primary: EmbeddedPostgres) -> None:

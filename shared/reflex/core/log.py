@@ -47,7 +47,7 @@ async def append(conn: AsyncConnection[Any], events: Sequence[NewEvent]) -> dict
             statement("first_event_ids"),
             {"source": [e.source for e in keyed], "key": [e.idempotency_key for e in keyed]},
         )
-        first = {(source, key): event_id for source, key, event_id in await cursor.fetchall()}
+        first = {(source, key): event_id for source, key, event_id, _ in await cursor.fetchall()}
         ids.update({e.event_id: first[use] for e in keyed if (use := (e.source, e.idempotency_key)) in first})
         # Retention may have removed the earlier event, and its key with it, since the statement before.
         if forgotten := [e for e in keyed if (e.source, e.idempotency_key) not in first]:
