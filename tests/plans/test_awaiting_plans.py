@@ -4,7 +4,8 @@ from typing import Any
 
 import psycopg
 
-from tests.plans.test_plans import explain, nodes
+from tests.plans.partitioned import nodes
+from tests.plans.test_plans import explain
 
 ROWS = 20_000
 FILL = f"""

@@ -6,7 +6,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.plans.test_plans import explain, nodes
+from tests.plans.partitioned import nodes
+from tests.plans.test_plans import explain
 
 ROWS = 50_000
 TABLES = ("passed", "batch", "gathered", "event", "lease", "scheduled", "delivery", "step")

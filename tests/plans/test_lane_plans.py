@@ -5,7 +5,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.plans.test_plans import explain, nodes
+from tests.plans.partitioned import nodes
+from tests.plans.test_plans import explain
 
 ROWS = 100_000
 WORKER = "00000000-0000-0000-0000-000000000001"

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from reflex.core.statements import statement
+from tests.plans.partitioned import nodes
 
 ROWS = 50_000
 HOT = ("delivery", "event", "lease", "scheduled", "unrouted", "run", "dead_letter")
@@ -40,10 +41,6 @@ def explain(
     assert row is not None
     plan = row[0] if isinstance(row[0], list) else json.loads(row[0])
     return plan[0]["Plan"]
-
-
-def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
-    return [plan, *(node for child in plan.get("Plans", []) for node in nodes(child))]
 
 
 def scanned_whole(plan: dict[str, Any]) -> list[str]:

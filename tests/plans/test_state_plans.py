@@ -4,7 +4,8 @@ from typing import Any
 
 import psycopg
 
-from tests.plans.test_plans import explain, nodes
+from tests.plans.partitioned import nodes
+from tests.plans.test_plans import explain
 
 ROWS = 50_000
 KEYS = [f"k{n}" for n in range(100)]

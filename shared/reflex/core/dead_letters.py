@@ -188,14 +188,26 @@ async def retry_dead_letters(
 
 
 async def purge_dead_letters(
-    conn: AsyncConnection[Any], which: DeadLetterFilter, *, all: bool = False, limit: int | None = None
+    conn: AsyncConnection[Any],
+    which: DeadLetterFilter,
+    *,
+    all: bool = False,
+    limit: int | None = None,
+    because: str | None = None,
 ) -> int:
-    """Purge those that the filter means and that are dead when this begins. Returns how many; as retry_dead_letters."""
-    return await in_portions(conn, PURGE, which, all=all, limit=limit)
+    """Purge those that the filter means and that are dead when this begins. Returns how many; as retry_dead_letters.
+    `because` is what their events say of it."""
+    return await in_portions(conn, PURGE, which, all=all, limit=limit, because=because)
 
 
 async def in_portions(
-    conn: AsyncConnection[Any], change: LiteralString, which: DeadLetterFilter, *, all: bool, limit: int | None
+    conn: AsyncConnection[Any],
+    change: LiteralString,
+    which: DeadLetterFilter,
+    *,
+    all: bool,
+    limit: int | None,
+    because: str | None = None,
 ) -> int:
     if which.is_empty() and not all:
         raise QueryRejected("no filter is given; to mean every dead letter, say so with all", field="all")
@@ -211,7 +223,7 @@ async def in_portions(
         if not found:
             break
         ids = [DeliveryId(row["trigger_id"], row["event_id"]) for row in found]
-        changed += await execute(conn, change, ids)
+        changed += await execute(conn, change, ids, because=because)
         last = ids[-1]
     return changed
 

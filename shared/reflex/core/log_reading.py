@@ -26,6 +26,7 @@ __all__ = [
     "LoggedEvent",
     "drop_log",
     "log_before",
+    "log_of_ids_before",
     "log_bounds",
     "read_log",
     "tail_log",
@@ -185,6 +186,19 @@ async def log_before(conn: AsyncConnection[Any], age: timedelta, *, now: datetim
     row = await (await conn.execute(statement("log_before"), {"age": age, "now": now})).fetchone()
     start = (await log_bounds(conn)).start
     return max(start, Cursor(*row)) if row else start
+
+
+async def log_of_ids_before(conn: AsyncConnection[Any], event_id: UUID, moment: datetime) -> Cursor:
+    """The cursor behind which no event has a lesser id, all of which were made before `moment`.
+
+    An event has its place within a second of when it was made; more are looked at in case gateways were away longer.
+    """
+    cursor = await log_before(conn, timedelta(0), now=moment)
+    while row := await (
+        await conn.execute(statement("lesser_ids_in_log"), {"position": cursor.position, "event_id": event_id})
+    ).fetchone():
+        cursor = Cursor(*row)
+    return cursor
 
 
 async def drop_log(conn: AsyncConnection[Any], *, until: Cursor) -> None:

@@ -11,7 +11,7 @@ from reflex.core.pooler import BACKEND, is_other_backend
 __all__ = ["HEAD", "connect_directly", "current_revision", "upgrade"]
 
 # What `reflex migrate` brings a database to. A test compares it with the newest file in migrations/versions.
-HEAD = "0021"
+HEAD = "0022"
 
 
 def script_location() -> Path:

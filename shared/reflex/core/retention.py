@@ -42,20 +42,29 @@ class Pruning:
     Each portion is a commit: a pass that ends early has done what it has done, and the next one does the rest.
     """
 
-    def __init__(self, until: Cursor, *, age: timedelta | None = None, dry_run: bool = False) -> None:
-        """`age` is that of the sessions to forget; none, if it is None."""
+    def __init__(
+        self, until: Cursor, *, age: timedelta | None = None, runs: bool = True, dry_run: bool = False
+    ) -> None:
+        """`age` is that of the sessions to forget; none, if it is None. `runs`: they go with their events."""
         self.until = until
         self.done = Pruned()
         self._age = age
+        self._runs = runs
         self._dry_run = dry_run
         self._after = 0
 
     @classmethod
     async def older_than(
-        cls, conn: AsyncConnection[Any], age: timedelta, *, dry_run: bool = False, now: datetime | None = None
+        cls,
+        conn: AsyncConnection[Any],
+        age: timedelta,
+        *,
+        runs: bool = True,
+        dry_run: bool = False,
+        now: datetime | None = None,
     ) -> Self:
         """A pass over what is older than that."""
-        return cls(await log_before(conn, age, now=now), age=age, dry_run=dry_run)
+        return cls(await log_before(conn, age, now=now), age=age, runs=runs, dry_run=dry_run)
 
     async def portion(self, conn: AsyncConnection[Any], *, wait: bool = True, size: int = PORTION) -> bool | None:
         """Do the next portion.
@@ -89,8 +98,9 @@ class Pruning:
         return more
 
     async def _prune(self, conn: AsyncConnection[Any], size: int) -> bool:
-        bounds = {"after": self._after, **self.until._asdict(), "limit": size, "dry_run": self._dry_run}
-        position, events, needed, runs = await only_row(conn, "prune_events", bounds)
+        bounds = {"after": self._after, **self.until._asdict(), "limit": size}
+        how = {"runs": self._runs, "dry_run": self._dry_run}
+        position, events, needed, runs = await only_row(conn, "prune_events", {**bounds, **how})
         if position is None:
             return False
         self._after = position

@@ -65,6 +65,7 @@ event = sa.Table(
     needed("created_at", AT, default=NOW),
     optional("reply_to", sa.Text),
     sa.Index("ix_event_type", "type", "event_id"),
+    postgresql_partition_by="RANGE (event_id)",
 )
 for partial in ("key", "correlation_id"):
     sa.Index(
@@ -179,6 +180,7 @@ run = sa.Table(
         "outcome IN ('succeeded', 'skipped', 'retry', 'dead', 'released', 'lost', 'cancelled', 'waiting')",
         name="outcome",
     ),
+    postgresql_partition_by="RANGE (event_id)",
 )
 sa.Index("ix_run_usage", run.c.finished_at, postgresql_where=run.c.usage.is_not(None))
 sa.Table(

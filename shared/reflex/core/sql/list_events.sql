@@ -3,7 +3,9 @@
 -- `led_by` names the filter whose index gives the order, or is empty. It is bounded by row comparisons, which are
 -- where that index is entered and left, and sorted by as well. With `type = …` and `event_id < …` instead the planner
 -- may walk the primary key in the hope of meeting such an event soon (for a type that stopped long ago that is the
--- whole log), or begin at the newest entry of the type on every page.
+-- whole log), or begin at the newest entry of the type on every page. The bounds include their ends: with `<` the planner
+-- takes nothing to be between two bounds of one type, and sorts all of it instead of merging the indexes of partitions.
+-- The bounds of the id alone say which partitions there is to look at.
 -- Large payloads stay out of lists: 500 of them would be half a gigabyte.
 SELECT page.id, page.type, page.source, page.key, page."time", page.payload, page.correlation_id, page.causation_id,
        page.depth, page.trace_context, page.available_at, page.created_at,
@@ -20,17 +22,18 @@ FROM (
     WHERE CASE %(led_by)s::text
               WHEN 'type' THEN
                   (type, event_id) >= (%(type_low)s::text, %(from_id)s::uuid)
-                  AND (type, event_id) < (%(type_low)s::text, %(before_id)s::uuid)
+                  AND (type, event_id) <= (%(type_low)s::text, %(before_id)s::uuid)
               WHEN 'key' THEN
                   key IS NOT NULL
                   AND (key, event_id) >= (%(key)s::text, %(from_id)s::uuid)
-                  AND (key, event_id) < (%(key)s::text, %(before_id)s::uuid)
+                  AND (key, event_id) <= (%(key)s::text, %(before_id)s::uuid)
               WHEN 'correlation_id' THEN
                   correlation_id IS NOT NULL
                   AND (correlation_id, event_id) >= (%(correlation_id)s::text, %(from_id)s::uuid)
-                  AND (correlation_id, event_id) < (%(correlation_id)s::text, %(before_id)s::uuid)
-              ELSE event_id >= %(from_id)s::uuid AND event_id < %(before_id)s::uuid
+                  AND (correlation_id, event_id) <= (%(correlation_id)s::text, %(before_id)s::uuid)
+              ELSE true
           END
+      AND event_id >= %(from_id)s::uuid AND event_id < %(before_id)s::uuid
       AND (%(type_low)s::text IS NULL OR %(led_by)s::text = 'type'
            OR (type >= %(type_low)s AND type <= %(type_high)s::text))
       AND (%(key)s::text IS NULL OR %(led_by)s::text = 'key' OR key = %(key)s)

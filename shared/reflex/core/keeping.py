@@ -1,0 +1,192 @@
+"""Keeping: what the fleet does about time. Partitions are made ahead of it, and what is older than its period goes.
+
+    dead letters given up ─► partitions made ─► partitions dropped ─► what belonged to their events, row by row
+
+One worker at a time does it, in portions, each a commit: what else is due does not wait for all of it.
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import psycopg
+from psycopg import AsyncConnection
+
+from reflex.core.cursors import Cursor
+from reflex.core.dead_letters import DeadLetterFilter, purge_dead_letters
+from reflex.core.durations import written
+from reflex.core.log_reading import drop_log, log_of_ids_before
+from reflex.core.partition_dropping import Dropped, drop_partition
+from reflex.core.partitions import Busy, Partition, first_id, list_partitions, make_ahead
+from reflex.core.periods import Periods, partition_width
+from reflex.core.retention import PORTION, Pruned, Pruning, take_turn
+from reflex.core.statements import only_row
+
+__all__ = ["Keeping", "Kept", "end_of_drops", "is_over"]
+
+TABLES: Final = ("event", "run")
+BEGINNING: Final = Cursor(0, 0)
+
+Step = Callable[[AsyncConnection[Any], bool], Awaitable[bool | None]]
+
+
+class Kept(NamedTuple):
+    """What a pass has done. `stay` are partitions of which too much is needed, `busy` tables that something held on to."""
+
+    pruned: Pruned = Pruned()
+    made: tuple[Partition, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+    stay: tuple[Partition, ...] = ()
+    given_up: int = 0
+    runs: int = 0
+    busy: tuple[str, ...] = ()
+    not_owner: bool = False
+
+    @property
+    def is_any(self) -> bool:
+        return bool(self.pruned.is_any or self.made or self.dropped or self.given_up or self.runs)
+
+
+class Keeping:
+    """One pass. Call `portion` until it is over.
+
+    Args:
+        now: By the database's clock, if it is not to be asked.
+        whatever_it_takes: See `make_ahead`.
+    """
+
+    def __init__(self, periods: Periods, *, now: datetime | None = None, whatever_it_takes: bool = False) -> None:
+        self.done = Kept()
+        self._periods = periods
+        self._now = now
+        self._whatever_it_takes = whatever_it_takes
+        self._pruning: Pruning | None = None
+        self._steps: list[Step] = [self._give_up, self._make, self._drop, self._prune, self._forget_runs]
+
+    async def portion(self, conn: AsyncConnection[Any], *, wait: bool = True) -> bool | None:
+        """Do the next portion; `conn` is autocommit, `wait` is for whoever has the turn just now.
+
+        Returns:
+            Whether there is more to do; None if it was not our turn.
+        """
+        if self._now is None:
+            self._now = (await only_row(conn, "clock"))[0]
+        if not self._steps:
+            return False
+        more = await self._steps[0](conn, wait)
+        if more is None:
+            return None
+        if not more:
+            del self._steps[0]
+        return bool(self._steps)
+
+    @property
+    def now(self) -> datetime:
+        assert self._now is not None
+        return self._now
+
+    async def _give_up(self, conn: AsyncConnection[Any], wait: bool) -> bool:
+        """Dead letters of which nobody has done anything in their time. Their events say so; then they may go as well."""
+        period = self._periods.dead_letters
+        if period is None or not (await only_row(conn, "dead_before", {"before": self.now - period}))[0]:
+            return False
+        because = f"given up after {written(period)} as a dead letter (REFLEX_KEEP_DEAD_LETTERS)"
+        which = DeadLetterFilter(until=self.now - period)
+        given_up = await purge_dead_letters(conn, which, limit=PORTION, because=because)
+        self._add(given_up=self.done.given_up + given_up)
+        return given_up == PORTION
+
+    async def _make(self, conn: AsyncConnection[Any], wait: bool) -> bool | None:
+        for table in TABLES:
+            try:
+                async with conn.transaction():
+                    if not await take_turn(conn, wait=wait):
+                        return None
+                    made = await make_ahead(
+                        conn, table, width=partition_width(self._periods.of(table)), now=self.now,
+                        whatever_it_takes=self._whatever_it_takes,
+                    )  # fmt: skip
+                self._add(made=(*self.done.made, *made))
+            except Busy:
+                self._add(busy=(*self.done.busy, table))
+            except psycopg.errors.InsufficientPrivilege:
+                self._add(not_owner=True)
+        return False
+
+    async def _drop(self, conn: AsyncConnection[Any], wait: bool) -> bool | None:
+        """The oldest partition whose time is over: one of events before any of runs, which go with them."""
+        stay = {part.name for part in self.done.stay}
+        over = [part for part in await list_partitions(conn) if is_over(part, self._periods, self.now)]
+        left = [part for part in over if part.name not in stay and part.table not in self.done.busy]
+        if not left or self.done.not_owner:
+            return False
+        part = left[0]
+        before, with_events = None, False
+        if part.table == "event":
+            assert part.until is not None
+            # Before anything goes, readers have to be told that it does.
+            await drop_log(conn, until=await log_of_ids_before(conn, first_id(part.until), part.until))
+        elif self._periods.runs is None:
+            with_events = True
+        if period := self._periods.of(part.table) if not with_events else None:
+            before = self.now - period
+        try:
+            async with conn.transaction():
+                if not await take_turn(conn, wait=wait):
+                    return None
+                dropped = await drop_partition(conn, part, before=before, with_events=with_events)
+        except Busy:
+            self._add(busy=(*self.done.busy, part.table))
+            return True
+        except psycopg.errors.InsufficientPrivilege:
+            self._add(not_owner=True)
+            return False
+        if dropped is None:
+            self._add(stay=(*self.done.stay, part))
+        else:
+            self._add(dropped=(*self.done.dropped, dropped))
+        return True
+
+    async def _prune(self, conn: AsyncConnection[Any], wait: bool) -> bool | None:
+        """What belonged to events that went, and those that no partition took with it."""
+        period = self._periods.events
+        if period is None or "event" in self.done.busy:
+            return False
+        if self._pruning is None:
+            runs = self._periods.runs is None
+            if self._periods.exact:
+                self._pruning = await Pruning.older_than(conn, period, runs=runs, now=self.now)
+            else:
+                end = end_of_drops(await list_partitions(conn, "event"), self.now - period)
+                until = await log_of_ids_before(conn, first_id(end), end) if end else BEGINNING
+                self._pruning = Pruning(until, age=period, runs=runs)
+        more = await self._pruning.portion(conn, wait=wait)
+        self._add(pruned=self._pruning.done)
+        return more
+
+    async def _forget_runs(self, conn: AsyncConnection[Any], wait: bool) -> bool:
+        if self._periods.runs is None:
+            return False
+        before = self.now - self._periods.runs
+        parameters = {"event_id": first_id(before), "before": before, "limit": PORTION}
+        forgotten = (await only_row(conn, "forget_runs", parameters))[0]
+        self._add(runs=self.done.runs + forgotten)
+        return forgotten == PORTION
+
+    def _add(self, **changes: Any) -> None:
+        self.done = self.done._replace(**changes)
+
+
+def is_over(part: Partition, periods: Periods, now: datetime) -> bool:
+    """Whether the time of a partition is over, so that it goes with the next pass."""
+    period = periods.of(part.table)
+    return period is not None and part.is_behind(now - period)
+
+
+def end_of_drops(partitions: list[Partition], moment: datetime) -> datetime | None:
+    """Up to when events go that are older than a moment: to the beginning of the partition that holds it, for that one
+    goes as a whole later. None if that has no beginning. Where there is no partition it is the moment itself."""
+    for part in partitions:
+        if part.until is not None and moment < part.until and (part.since is None or part.since <= moment):
+            return part.since
+    return moment
