@@ -30,7 +30,7 @@ def split(conn: psycopg.Connection, ids: int) -> None:
     for table in ("event", "run"):
         conn.execute(f"DROP TABLE reflex.{table}_first".encode())
         for number in range(8):
-            bounds = [sql.Literal(str(UUID(int=ids * edge // 8))) for edge in (number, number + 1)]
+            bounds = [sql.Literal(str(UUID(int=ids * edge // 8 + 1))) for edge in (number, number + 1)]
             if number == 7:
                 bounds[1] = sql.SQL("MAXVALUE")
             conn.execute(
