@@ -10,10 +10,11 @@ down_revision = "0021"
 branch_labels = None
 depends_on = None
 
-# Both are partitioned by the id of the event. It begins with the time at which it was made, so a range of ids is a time,
-# and one event with all its runs is found in one partition without knowing when it was. What there was becomes the first
-# partition, whole: nothing is copied. It ends with the day after tomorrow, or after the newest id, if some clock is ahead.
-# Workers make the partitions after it. What no partition takes is in `event_rest` and `run_rest`: it is never refused.
+# Both are partitioned by the id of the event. It begins with the time at which it was made, so a range of ids is a
+# time, and one event with all its runs is found in one partition without knowing when it was. What there was becomes
+# the first partition, whole: nothing is copied. It ends with the day after tomorrow, or after the newest id, if some
+# clock is ahead. Workers make the partitions after it. What none takes is in `event_rest` and `run_rest`: nothing is
+# refused.
 COLUMNS = {
     "event": """
     event_id       uuid NOT NULL,

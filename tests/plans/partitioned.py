@@ -30,11 +30,10 @@ def split(conn: psycopg.Connection, ids: int) -> None:
     for table in ("event", "run"):
         conn.execute(f"DROP TABLE reflex.{table}_first".encode())
         for number in range(8):
-            bounds = [sql.Literal(str(UUID(int=ids * edge // 8 + 1))) for edge in (number, number + 1)]
-            if number == 7:
-                bounds[1] = sql.SQL("MAXVALUE")
+            low = sql.Literal(str(UUID(int=ids * number // 8 + 1)))
+            high = sql.SQL("MAXVALUE") if number == 7 else sql.Literal(str(UUID(int=ids * (number + 1) // 8 + 1)))
             conn.execute(
                 sql.SQL("CREATE TABLE {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
-                    sql.Identifier("reflex", f"{table}_{number}"), sql.Identifier("reflex", table), *bounds
+                    sql.Identifier("reflex", f"{table}_{number}"), sql.Identifier("reflex", table), low, high
                 )
             )

@@ -89,7 +89,9 @@ def test_a_portion_of_a_pass_reads_what_it_looks_at(full: psycopg.Connection, af
 
 def test_a_pass_over_nothing_reads_next_to_nothing(full: psycopg.Connection) -> None:
     """Nothing in the log is old, and nothing is left from before it. Fails if it looks for old events by their ids."""
-    plan = explain(full, "prune_events", {"position": 0, "place": 0, "after": 0, "limit": 500, "runs": True, "dry_run": False})
+    plan = explain(
+        full, "prune_events", {"position": 0, "place": 0, "after": 0, "limit": 500, "runs": True, "dry_run": False}
+    )
     assert big_scans(plan) == set()
     assert sum(rows_read(plan, table) for table in BIG) <= 1
     plan = explain(full, "log_before", {"age": "9999999 hours", "now": None})

@@ -1,15 +1,16 @@
 """The standing loops."""
 
 import asyncio
-import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import reflex.worker.maintenance as maintenance_module
 from reflex.core.batches import Gathering
 from reflex.core.database import connect
 from reflex.core.log import append
+from reflex.core.partitions import list_partitions
+from reflex.core.periods import DAY, Periods
 from reflex.core.queue import exchange
 from reflex.core.retention import take_turn
 from reflex.core.settlement import Outcome
@@ -23,7 +24,7 @@ from tests.queue_fixtures import claim, count, enlisted, new_event, publish, set
 async def maintained(
     url: str, *, lease_timeout_s: float = 1, keep: timedelta | None = None
 ) -> AsyncGenerator[Maintenance]:
-    maintenance = Maintenance(url, lease_timeout_s=lease_timeout_s, keep=keep)
+    maintenance = Maintenance(url, lease_timeout_s=lease_timeout_s, periods=Periods(keep))
     running = asyncio.create_task(maintenance.run())
     try:
         yield maintenance
@@ -128,15 +129,19 @@ async def test_what_is_old_goes_when_nobody_else_has_the_turn(database_url: str)
             await eventually(lambda: remaining(database_url, 1), timeout_s=5)
 
 
-async def test_without_a_setting_everything_is_kept(database_url: str) -> None:
-    """Fails if a default is made up."""
+async def test_without_a_setting_everything_is_kept_and_there_are_partitions_for_what_comes(database_url: str) -> None:
+    """Fails if a default is made up; or if only those who drop partitions make them."""
     async with await connect(database_url, name="t") as conn:
         await publish(conn, 1, "weather.changed")
         await place_all(conn)
         await conn.execute("UPDATE reflex.log SET placed_at = now() - interval '9 years'")
         maintenance = Maintenance(database_url, lease_timeout_s=1)
-        assert await maintenance.prune(conn) == math.inf
+        while await maintenance.keep(conn) == 0.0:
+            pass
         assert await count(conn, "event") == 1
+        for table in ("event", "run"):
+            ends = [part.until for part in await list_partitions(conn, table) if part.until]
+            assert max(ends) > datetime.now(UTC) + 180 * DAY
 
 
 async def remaining(url: str, expected: int) -> bool:

@@ -273,6 +273,22 @@ def prune(
 
 
 @app.command()
+def retention(
+    now: Annotated[bool, typer.Option("--now", help="Do what workers do from time to time, all of it, now.")] = False,
+    json: Json = False,
+) -> None:
+    """What is kept for how long, in which partitions, and what goes next.
+
+    Workers make the partitions of events and runs ahead of time and drop them when REFLEX_KEEP and REFLEX_KEEP_RUNS say
+    so; what is still needed stays. --now is for those whose workers may not: it needs the role that owns the tables.
+    """
+    from reflex.cli.retention import keep_now, show_retention
+    from reflex.core.settings import load_settings
+
+    interruptible((keep_now if now else show_retention)(load_settings(), as_json=json))
+
+
+@app.command()
 def replay(
     trigger: Annotated[str, typer.Option(help="The trigger's name.")],
     since: Annotated[

@@ -31,7 +31,8 @@ Step = Callable[[AsyncConnection[Any], bool], Awaitable[bool | None]]
 
 
 class Kept(NamedTuple):
-    """What a pass has done. `stay` are partitions of which too much is needed, `busy` tables that something held on to."""
+    """What a pass has done. `stay` are partitions of which too much is needed, `busy` tables that something held on to.
+    `not_owner`: partitions may neither be made nor dropped by this role."""
 
     pruned: Pruned = Pruned()
     made: tuple[Partition, ...] = ()
@@ -61,7 +62,10 @@ class Keeping:
         self._now = now
         self._whatever_it_takes = whatever_it_takes
         self._pruning: Pruning | None = None
-        self._steps: list[Step] = [self._give_up, self._make, self._drop, self._prune, self._forget_runs]
+        self._end: datetime | None = None
+        self._steps: list[Step] = [
+            self._give_up, self._make, self._drop, self._prune, self._forget_unrouted, self._forget_runs
+        ]  # fmt: skip
 
     async def portion(self, conn: AsyncConnection[Any], *, wait: bool = True) -> bool | None:
         """Do the next portion; `conn` is autocommit, `wait` is for whoever has the turn just now.
@@ -86,7 +90,7 @@ class Keeping:
         return self._now
 
     async def _give_up(self, conn: AsyncConnection[Any], wait: bool) -> bool:
-        """Dead letters of which nobody has done anything in their time. Their events say so; then they may go as well."""
+        """Dead letters that nobody has touched in their time. Their events say so; then they may go as well."""
         period = self._periods.dead_letters
         if period is None or not (await only_row(conn, "dead_before", {"before": self.now - period}))[0]:
             return False
@@ -123,9 +127,8 @@ class Keeping:
         part = left[0]
         before, with_events = None, False
         if part.table == "event":
-            assert part.until is not None
             # Before anything goes, readers have to be told that it does.
-            await drop_log(conn, until=await log_of_ids_before(conn, first_id(part.until), part.until))
+            await drop_log(conn, until=await self._log_until(conn, part.until))
         elif self._periods.runs is None:
             with_events = True
         if period := self._periods.of(part.table) if not with_events else None:
@@ -157,12 +160,18 @@ class Keeping:
             if self._periods.exact:
                 self._pruning = await Pruning.older_than(conn, period, runs=runs, now=self.now)
             else:
-                end = end_of_drops(await list_partitions(conn, "event"), self.now - period)
-                until = await log_of_ids_before(conn, first_id(end), end) if end else BEGINNING
-                self._pruning = Pruning(until, age=period, runs=runs)
+                end = self._end = end_of_drops(await list_partitions(conn, "event"), self.now - period)
+                self._pruning = Pruning(await self._log_until(conn, end), age=period, runs=runs)
         more = await self._pruning.portion(conn, wait=wait)
         self._add(pruned=self._pruning.done)
         return more
+
+    async def _forget_unrouted(self, conn: AsyncConnection[Any], wait: bool) -> bool:
+        """Those that went with their partition: the row-wise pass finds them by the type that an event has."""
+        if self._end is None:
+            return False
+        parameters = {"event_id": first_id(self._end), "limit": PORTION}
+        return (await only_row(conn, "forget_unrouted", parameters))[0] == PORTION
 
     async def _forget_runs(self, conn: AsyncConnection[Any], wait: bool) -> bool:
         if self._periods.runs is None:
@@ -172,6 +181,12 @@ class Keeping:
         forgotten = (await only_row(conn, "forget_runs", parameters))[0]
         self._add(runs=self.done.runs + forgotten)
         return forgotten == PORTION
+
+    async def _log_until(self, conn: AsyncConnection[Any], end: datetime | None) -> Cursor:
+        """The end of the log of events that were made before then; the beginning, if nothing goes."""
+        if end is None or self._periods.events is None:
+            return BEGINNING
+        return await log_of_ids_before(conn, first_id(end), end, at_most=self.now - self._periods.events)
 
     def _add(self, **changes: Any) -> None:
         self.done = self.done._replace(**changes)

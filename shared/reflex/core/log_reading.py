@@ -188,17 +188,23 @@ async def log_before(conn: AsyncConnection[Any], age: timedelta, *, now: datetim
     return max(start, Cursor(*row)) if row else start
 
 
-async def log_of_ids_before(conn: AsyncConnection[Any], event_id: UUID, moment: datetime) -> Cursor:
+async def log_of_ids_before(
+    conn: AsyncConnection[Any], event_id: UUID, moment: datetime, *, at_most: datetime
+) -> Cursor:
     """The cursor behind which no event has a lesser id, all of which were made before `moment`.
 
     An event has its place within a second of when it was made; more are looked at in case gateways were away longer.
+    Nothing that got its place after `at_most` counts: a gateway whose clock is wrong makes lesser ids all the time.
     """
     cursor = await log_before(conn, timedelta(0), now=moment)
-    while row := await (
-        await conn.execute(statement("lesser_ids_in_log"), {"position": cursor.position, "event_id": event_id})
-    ).fetchone():
+    last = await log_before(conn, timedelta(0), now=at_most)
+    while cursor < last:
+        parameters = {"position": cursor.position, "event_id": event_id}
+        row = await (await conn.execute(statement("lesser_ids_in_log"), parameters)).fetchone()
+        if row is None:
+            break
         cursor = Cursor(*row)
-    return cursor
+    return min(cursor, last)
 
 
 async def drop_log(conn: AsyncConnection[Any], *, until: Cursor) -> None:

@@ -3,8 +3,8 @@
     first │ 20261201 │ 20261204 │ 20261207 │ rest
     behind: dropped                  ahead: made before they are needed
 
-What no partition takes is in the rest: events that came when nobody had made a partition in time, and those that outlive
-the partition they were in. So nothing is refused, and nothing that is needed is in the way of what is not.
+What no partition takes is in the rest: events that came when nobody had made a partition in time, and those that
+outlive the partition they were in. So nothing is refused, and nothing that is needed is in the way of what is not.
 """
 
 from collections.abc import AsyncGenerator
@@ -119,7 +119,8 @@ async def make(conn: AsyncConnection[Any], part: Partition, rest: Partition) -> 
     names = {"table": named(part.table), "part": named(part.name), "rest": named(rest.name)}
     within = {"low": first_id(part.since), "high": first_id(part.until), "limit": MOVED_ROWS + 1}
     counted = sql.SQL(
-        "SELECT count(*) FROM (SELECT FROM {rest} WHERE event_id >= %(low)s AND event_id < %(high)s LIMIT %(limit)s) AS few"
+        "SELECT count(*) FROM (SELECT FROM {rest} WHERE event_id >= %(low)s AND event_id < %(high)s "
+        "LIMIT %(limit)s) AS few"
     )
     row = await (await conn.execute(counted.format(**names), within)).fetchone()
     if row is None or row[0] > MOVED_ROWS:

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from reflex.core.durations import parse_duration
 from reflex.core.errors import ConfigurationError
+from reflex.core.periods import Periods
 
 __all__ = ["Settings", "load_settings"]
 
@@ -124,7 +125,13 @@ class Settings(BaseSettings):
     max_published: int = Field(default=1000, ge=1)
     """Events that one run publishes."""
     keep: Duration | None = None
-    """How long workers keep events, such as `30d` or `12h`; everything, if not set."""
+    """How long workers keep events, such as `30d` or `12h`; everything, if not set. From eight days on they go by the
+    partition, up to an eighth of the time later."""
+    keep_runs: Duration | None = None
+    """How long workers keep runs; as long as their events, if not set."""
+    keep_dead_letters: Duration | None = None
+    """After how long workers give up dead letters that nobody has retried or purged; never, if not set. Until then
+    their events are kept."""
     webhook_private: bool = False
     """Whether webhooks may go to private, loopback and link-local addresses."""
     model_timeout_s: float = Field(default=300, gt=0)
@@ -152,6 +159,10 @@ class Settings(BaseSettings):
                 "postgresql://user:password@host:5432/name; `reflex dev` brings its own."
             )
         return self.database_url
+
+    def periods(self) -> Periods:
+        """How long what is kept."""
+        return Periods(self.keep, self.keep_runs, self.keep_dead_letters)
 
     def require_direct_url(self) -> str:
         """PostgreSQL's own address, as far as we know it. Raises as above."""

@@ -15,11 +15,12 @@ from psycopg import AsyncConnection
 
 from reflex.core.agenda import read_agenda
 from reflex.core.database import answered_within
+from reflex.core.keeping import Keeping, Kept
 from reflex.core.lanes import leave_lanes, promote_lanes, sweep_lanes
 from reflex.core.passing import sweep_gathered
+from reflex.core.periods import Periods
 from reflex.core.queue import promote_scheduled, route_unrouted
 from reflex.core.reaping import reap
-from reflex.core.retention import Pruning
 from reflex.core.schedules import retire_schedules
 from reflex.core.spending import forget_spend, give_back
 from reflex.core.workers import retire_triggers
@@ -39,19 +40,22 @@ LEASE_TIMEOUTS_PER_CHORE: Final = 6
 # Between two passes of retention: so long that nothing is kept much longer than it should be.
 PASSES_PER_KEEP: Final = 100
 LONGEST_BETWEEN_PASSES_S: Final = 600.0
+# Until the next try, if something held on to a table whose partition is to be made or dropped.
+BUSY_S: Final = 20.0
 
 
 class Maintenance:
     """Promotes what is due, reaps dead workers, routes unrouted events, retires triggers and schedules that nobody
     knows any more, clears away lanes that are empty or not wanted any more and what was gathered and is needed no
-    more, gives back what was set aside of budgets by runs that are gone, and prunes what is older than `keep`."""
+    more, gives back what was set aside of budgets by runs that are gone, makes the partitions of the time to come, and
+    lets go of what is older than `periods` say."""
 
     def __init__(
         self,
         url: str,
         *,
         lease_timeout_s: float,
-        keep: timedelta | None = None,
+        periods: Periods = Periods(),  # noqa: B008 - it is not changed
         cancel: Callable[[AsyncConnection[Any]], Awaitable[None]] | None = None,
         on_awaited: Callable[[], None] | None = None,
         on_reaped: Callable[[], None] | None = None,
@@ -63,8 +67,9 @@ class Maintenance:
         self.on_awaited = on_awaited
         self.on_reaped = on_reaped
         self.lease_timeout_s = lease_timeout_s
-        self.keep = keep
-        self.pruning: Pruning | None = None
+        self.periods = periods
+        self.keeping: Keeping | None = None
+        self.not_owner_said = False
         self.log = structlog.get_logger()
         self.signal = asyncio.Event()
         self.steady_since = 0.0
@@ -94,7 +99,7 @@ class Maintenance:
             "retire": self.retire,
             "clear": self.clear,
             "give back": self.give_back,
-            "prune": self.prune,
+            "keep": self.keep,
         }
         self.due = {}
         last = boot_clock()
@@ -180,19 +185,45 @@ class Maintenance:
         forgotten = await forget_spend(conn, limit=BATCH)
         return 0.0 if BATCH in (given_back, forgotten) else min(5.0, self.lease_timeout_s / 3)
 
-    async def prune(self, conn: AsyncConnection[Any]) -> float:
+    async def keep(self, conn: AsyncConnection[Any]) -> float:
         """A portion of a pass at a time: what else is due does not wait for all of it."""
-        if self.keep is None:
-            return math.inf
-        if self.pruning is None:
-            self.pruning = await Pruning.older_than(conn, self.keep)
-        if await self.pruning.portion(conn, wait=False):
+        if self.keeping is None:
+            self.keeping = Keeping(self.periods)
+        if await self.keeping.portion(conn, wait=False):
             return 0.0
         # Done, or somebody else is at it: what we did not get to is theirs.
-        pruned, self.pruning = self.pruning.done, None
-        if pruned.is_any:
-            self.log.info("pruned what is older than is kept", **pruned._asdict())
-        return min(self.keep.total_seconds() / PASSES_PER_KEEP, LONGEST_BETWEEN_PASSES_S)
+        kept, self.keeping = self.keeping.done, None
+        self.tell(kept)
+        shortest = min((period for period in self.periods if period), default=timedelta.max)
+        passes = min(shortest.total_seconds() / PASSES_PER_KEEP, LONGEST_BETWEEN_PASSES_S)
+        return min(passes, BUSY_S) if kept.busy else passes
+
+    def tell(self, kept: Kept) -> None:
+        """Nothing goes without a line that says so."""
+        if kept.made:
+            self.log.info("made partitions ahead", partitions=[part.name for part in kept.made])
+        for dropped in kept.dropped:
+            self.log.info(
+                "dropped a partition that is older than is kept", partition=dropped.partition.name, rows=dropped.rows,
+                bytes=dropped.partition.bytes, still_needed=dropped.moved,
+            )  # fmt: skip
+        for part in kept.stay:
+            self.log.warning(
+                "a partition that is older than is kept stays: too many of its events are still needed, by deliveries "
+                "that are pending, running or dead; `reflex status` says which", partition=part.name,
+            )  # fmt: skip
+        if kept.given_up:
+            self.log.warning(
+                "gave up dead letters that nobody has looked at in REFLEX_KEEP_DEAD_LETTERS", dead_letters=kept.given_up
+            )
+        if kept.pruned.is_any or kept.runs:
+            self.log.info("pruned what is older than is kept", **kept.pruned._asdict(), old_runs=kept.runs)
+        if kept.not_owner and not self.not_owner_said:
+            self.not_owner_said = True
+            self.log.warning(
+                "cannot make or drop partitions, since the role of the worker does not own the tables; run `reflex "
+                "retention --now` once a day with the DATABASE_URL that `reflex migrate` uses"
+            )
 
 
 def boot_clock() -> float:

@@ -178,7 +178,7 @@ async def live(
     awaiting = Awaiting(listening_url)
     cancelling = Cancelling(worker_id, grace_s=settings.lease_timeout_s, stop=loop.cancel)
     maintenance = Maintenance(
-        url, lease_timeout_s=settings.lease_timeout_s, keep=settings.keep,
+        url, lease_timeout_s=settings.lease_timeout_s, periods=settings.periods(),
         cancel=cancelling.carry_out, on_awaited=awaiting.wake,
         on_reaped=metrics.reaped.add if metrics is not None else None,
     )  # fmt: skip
