@@ -38,7 +38,16 @@ async def test_an_empty_database_has_all_that_needs_no_trigger(db: AsyncConnecti
     assert {name: found[name] for name in nothing} == {name: {(): 0.0} for name in nothing}
     for name in ("reflex_table_rows", "reflex_table_dead_tuples"):
         assert found[name].keys() == {(table,) for table in TABLES}
-    assert found.keys() == nothing | {"reflex_table_rows", "reflex_table_dead_tuples"}
+    ahead = found["reflex_partitions_ahead_seconds"]
+    assert ahead.keys() == {("event",), ("run",)}
+    assert all(0 < seconds <= 48 * 3600 for seconds in ahead.values())
+    later = (await figures(db, later=timedelta(hours=48)))["reflex_partitions_ahead_seconds"]
+    assert all(seconds <= 0 for seconds in later.values())
+    assert found.keys() == nothing | {
+        "reflex_partitions_ahead_seconds",
+        "reflex_table_rows",
+        "reflex_table_dead_tuples",
+    }
 
 
 async def test_each_delivery_counts_where_it_is(db: AsyncConnection[Any]) -> None:

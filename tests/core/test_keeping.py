@@ -108,14 +108,19 @@ async def test_a_month_goes_by_dropping_a_table_with_all_that_belonged_to_its_ev
 
 
 async def test_a_partition_stays_until_its_last_event_is_as_old_as_is_kept(db: AsyncConnection[Any]) -> None:
-    """Fails if it goes when its first one is."""
-    await publish(db)
-    first = (await list_partitions(db, "event"))[0]
-    assert first.until is not None
-    await keep(db, now=first.until + 30 * DAY - timedelta(seconds=1))
+    """Fails if it goes when its first one is, or if its events are deleted one by one before."""
+    second = (await keep(db, now=NOW)).made[0]
+    assert second.since is not None
+    assert second.until is not None
+    await append(db, [event_of(second.since, type="weather.changed")])
+    await place_all(db)
+    await db.execute("UPDATE reflex.log SET placed_at = %s", [second.since])
+    await db.execute("UPDATE reflex.event SET created_at = %s", [second.since])
+    await keep(db, now=second.until + 30 * DAY - timedelta(seconds=1))
     assert await count(db, "event") == 1
-    await keep(db, now=first.until + 30 * DAY)
-    assert "event_first" not in await names(db)
+    await keep(db, now=second.until + 30 * DAY)
+    assert await count(db, "event") == 0
+    assert second.name not in await names(db)
 
 
 @pytest.mark.parametrize("where", ["delivery", "scheduled", "lease", "ordered", "dead_letter", "gathered", "appended"])
@@ -370,14 +375,17 @@ async def test_many_at_once_make_each_partition_once(db: AsyncConnection[Any], d
 
 
 def test_where_events_end_that_go_one_by_one() -> None:
-    """Up to the partition that goes as a whole; in a gap between partitions, up to the moment itself."""
+    """Up to the partition that goes as a whole; elsewhere, up to the moment itself. Fails if a month that is asked for
+    becomes a quarter, for the partitions were made when all was kept."""
     one = Partition("event", "event_first", None, NOW, 0, 0)
     two = one._replace(since=NOW + 5 * DAY, until=NOW + 10 * DAY)
     rest = one._replace(until=None)
-    assert end_of_drops([one, two, rest], NOW - DAY) is None
-    assert end_of_drops([one, two, rest], NOW + DAY) == NOW + DAY
-    assert end_of_drops([one, two, rest], NOW + 7 * DAY) == NOW + 5 * DAY
-    assert end_of_drops([one, two, rest], NOW + 11 * DAY) == NOW + 11 * DAY
+    parts, width = [one, two, rest], 5 * DAY
+    assert end_of_drops(parts, NOW - DAY, width=width) == NOW - DAY
+    assert end_of_drops(parts, NOW + DAY, width=width) == NOW + DAY
+    assert end_of_drops(parts, NOW + 7 * DAY, width=width) == NOW + 5 * DAY
+    assert end_of_drops(parts, NOW + 7 * DAY, width=3 * DAY) == NOW + 7 * DAY
+    assert end_of_drops(parts, NOW + 11 * DAY, width=width) == NOW + 11 * DAY
 
 
 async def test_a_pass_that_ends_in_the_middle_of_a_drop_has_done_nothing(db: AsyncConnection[Any]) -> None:

@@ -97,3 +97,38 @@ def test_alembic_without_an_address_says_which_variable() -> None:
 def test_a_database_that_is_not_there_is_one_sentence() -> None:
     with pytest.raises(DatabaseUnavailable, match=r"cannot reach PostgreSQL at 127\.0\.0\.1:1/"):
         upgrade("postgresql://me:secret@127.0.0.1:1/x")
+
+
+def test_what_there_was_becomes_the_first_partition_and_comes_back(empty_database_url: str) -> None:
+    """Fails if rows are lost on the way, or if an event of a clock that is ahead is in the way of the migration."""
+    upgrade(empty_database_url, "0021")
+    far = "0200aaaa-0000-7000-8000-000000000001"  # a clock that is years ahead
+    fill = f"""
+    INSERT INTO reflex.event (event_id, type, source, key, time, payload, correlation_id)
+    SELECT gen_random_uuid(), 'a', 's', n::text, now(), '{{"n": 1}}', 'c' FROM generate_series(1, 100) AS n
+    ON CONFLICT DO NOTHING;
+    UPDATE reflex.event SET event_id = ('0190' || substr(event_id::text, 5))::uuid;
+    UPDATE reflex.event SET event_id = '{far}' WHERE key = '100';
+    INSERT INTO reflex.run (trigger_id, event_id, lease_epoch, attempt, worker_id, started_at, outcome, usage)
+    SELECT 1, event_id, 1, 1, event_id, now(), 'succeeded', '{{}}' FROM reflex.event;
+    """
+    everything = (
+        "SELECT md5(string_agg(event::text, '' ORDER BY event_id)) FROM reflex.event UNION ALL "
+        "SELECT md5(string_agg(run::text, '' ORDER BY event_id)) FROM reflex.run"
+    )
+    with psycopg.connect(empty_database_url, autocommit=True) as conn:
+        conn.execute(fill.encode())
+        before = conn.execute(everything).fetchall()
+        upgrade(empty_database_url)
+        conn.execute("DISCARD ALL")
+        assert conn.execute(everything).fetchall() == before
+        tables = conn.execute("SELECT DISTINCT tableoid::regclass::text FROM reflex.event").fetchall()
+        assert tables == [("reflex.event_first",)]
+        conn.execute("SET enable_seqscan = off")
+        used = conn.execute("EXPLAIN SELECT FROM reflex.event WHERE key = '7' AND event_id IS NOT NULL").fetchall()
+        assert "ix_event_key_first" in str(used), "the indexes are those that were there"
+    env = {**os.environ, "DATABASE_URL": empty_database_url}
+    subprocess.run([sys.executable, "-m", "alembic", "downgrade", "0021"], cwd=ROOT, env=env, check=True)
+    with psycopg.connect(empty_database_url, autocommit=True) as conn:
+        assert conn.execute(everything).fetchall() == before
+    upgrade(empty_database_url)

@@ -9,9 +9,9 @@ from reflex.cli.connecting import connected, database_url
 from reflex.cli.tables import print_json, print_table
 from reflex.core.durations import written
 from reflex.core.errors import ReflexError
-from reflex.core.keeping import Keeping, Kept, is_over
+from reflex.core.keeping import Keeping, Kept, goes_whole, is_over
 from reflex.core.partitions import Partition, list_partitions
-from reflex.core.periods import Periods
+from reflex.core.periods import Periods, partition_width
 from reflex.core.settings import Settings
 from reflex.core.statements import only_row
 
@@ -106,8 +106,9 @@ def goes_at(part: Partition, periods: Periods) -> datetime | None:
 
 
 def goes(part: Partition, periods: Periods, now: datetime) -> str | None:
-    if part.is_rest:
-        return "row by row" if periods.of(part.table) else None
+    period = periods.of(part.table)
+    if period and not is_over(part, periods, now) and not goes_whole(part, partition_width(period)):
+        return "row by row"
     return "with the next pass" if is_over(part, periods, now) else day(goes_at(part, periods))
 
 

@@ -6,7 +6,7 @@ One worker at a time does it, in portions, each a commit: what else is due does 
 """
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -22,7 +22,7 @@ from reflex.core.periods import Periods, partition_width
 from reflex.core.retention import PORTION, Pruned, Pruning, take_turn
 from reflex.core.statements import only_row
 
-__all__ = ["Keeping", "Kept", "end_of_drops", "is_over"]
+__all__ = ["Keeping", "Kept", "end_of_drops", "goes_whole", "is_over"]
 
 TABLES: Final = ("event", "run")
 BEGINNING: Final = Cursor(0, 0)
@@ -160,7 +160,9 @@ class Keeping:
             if self._periods.exact:
                 self._pruning = await Pruning.older_than(conn, period, runs=runs, now=self.now)
             else:
-                end = self._end = end_of_drops(await list_partitions(conn, "event"), self.now - period)
+                end = self._end = end_of_drops(
+                    await list_partitions(conn, "event"), self.now - period, width=partition_width(period)
+                )
                 self._pruning = Pruning(await self._log_until(conn, end), age=period, runs=runs)
         more = await self._pruning.portion(conn, wait=wait)
         self._add(pruned=self._pruning.done)
@@ -198,10 +200,16 @@ def is_over(part: Partition, periods: Periods, now: datetime) -> bool:
     return period is not None and part.is_behind(now - period)
 
 
-def end_of_drops(partitions: list[Partition], moment: datetime) -> datetime | None:
-    """Up to when events go that are older than a moment: to the beginning of the partition that holds it, for that one
-    goes as a whole later. None if that has no beginning. Where there is no partition it is the moment itself."""
+def end_of_drops(partitions: list[Partition], moment: datetime, *, width: timedelta) -> datetime:
+    """Up to when events go one by one that are older than a moment: to the beginning of the partition that holds it,
+    for that one goes as a whole later. In one that holds more time than it would if it were made now, they go one by
+    one, as they do where there is no partition."""
     for part in partitions:
-        if part.until is not None and moment < part.until and (part.since is None or part.since <= moment):
+        if goes_whole(part, width) and part.since and part.until and part.since <= moment < part.until:
             return part.since
     return moment
+
+
+def goes_whole(part: Partition, width: timedelta) -> bool:
+    """Whether its events wait for the last of them: it is no wider than what is made for their period."""
+    return part.since is not None and part.until is not None and part.until - part.since <= width

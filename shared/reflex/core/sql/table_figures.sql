@@ -23,6 +23,18 @@ SELECT 'reflex_log_placing_lag_seconds', '{}', coalesce((
     JOIN reflex.event USING (event_id)
 ), 0)
 UNION ALL
+SELECT 'reflex_partitions_ahead_seconds', ARRAY[parent.relname::text],
+       max(('x' || left(replace(high.id, '-', ''), 12))::bit(48)::bigint / 1000.0)
+           - extract(epoch FROM coalesce(%(now)s::timestamptz, now()))
+FROM pg_class AS parent
+JOIN pg_inherits ON inhparent = parent.oid
+JOIN pg_class AS part ON part.oid = inhrelid
+CROSS JOIN LATERAL (
+    SELECT substring(pg_get_expr(part.relpartbound, part.oid) FROM 'TO \(''([0-9a-f-]{36})''\)') AS id
+) AS high
+WHERE parent.relnamespace = 'reflex'::regnamespace AND parent.relname IN ('event', 'run')
+GROUP BY parent.relname
+UNION ALL
 SELECT 'reflex_circuit_open', ARRAY[model],
        (open_until IS NOT NULL AND open_until > coalesce(%(now)s::timestamptz, now()))::int
 FROM reflex.circuit
