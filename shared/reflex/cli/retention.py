@@ -11,7 +11,7 @@ from reflex.core.durations import written
 from reflex.core.errors import ReflexError
 from reflex.core.keeping import Keeping, Kept, goes_whole, is_over
 from reflex.core.partitions import Partition, list_partitions
-from reflex.core.periods import Periods, partition_width
+from reflex.core.periods import EPOCH, Periods, partition_width
 from reflex.core.settings import Settings
 from reflex.core.statements import only_row
 
@@ -90,7 +90,7 @@ async def keep_now(settings: Settings, *, as_json: bool) -> None:
 
 
 def warnings(partitions: list[Partition], now: datetime) -> list[str]:
-    end = max(part.until for part in partitions if part.until)
+    end = max((part.until for part in partitions if part.until), default=EPOCH)
     rest = next(part for part in partitions if part.is_rest)
     if end > now:
         return []

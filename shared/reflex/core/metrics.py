@@ -154,8 +154,8 @@ LIST: Final = (
     gauge("reflex_log_unplaced_appends", DATABASE, "{append}", "Appends that have no position in the log yet; they get "
           "one when somebody reads. Counted up to 10000."),
     gauge("reflex_log_placing_lag_seconds", DATABASE, "s", "The age of the oldest of these; 0 if there is none."),
-    gauge("reflex_partitions_ahead_seconds", DATABASE, "s", "For how long partitions are made ahead; from 0 on there is "
-          "none for now.", "table"),
+    gauge("reflex_partitions_ahead_seconds", DATABASE, "s", "For how long partitions are made ahead; from 0 on there "
+          "is none for now.", "table"),
     gauge("reflex_table_rows", DATABASE, "{row}", "Rows of a table, as the planner estimates them.", "table"),
     gauge("reflex_table_dead_tuples", DATABASE, "{row}", "Row versions that vacuum has yet to remove.", "table"),
 )  # fmt: skip

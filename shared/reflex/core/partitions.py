@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from reflex.core.periods import DAY, boundary_after
+from reflex.core.periods import DAY, EPOCH, boundary_after
 from reflex.core.statements import statement
 
 __all__ = ["Busy", "Partition", "first_id", "list_partitions", "locking", "make_ahead", "time_of"]
@@ -94,7 +94,7 @@ async def make_ahead(
         psycopg.errors.InsufficientPrivilege: The role does not own the tables.
     """
     parts = await list_partitions(conn, table)
-    end = max(part.until for part in parts if part.until is not None)
+    end = max((part.until for part in parts if part.until is not None), default=EPOCH)
     rest = next(part for part in parts if part.is_rest)
     # Nobody was there to make them in time: what came since is in the rest.
     begin = end if end > now else max(end, boundary_after(now, width) - width)
@@ -102,6 +102,8 @@ async def make_ahead(
     if end >= now + max(AHEAD, WIDTHS_AHEAD * width) or (rest.bytes > READ_BYTES and not whatever_it_takes):
         return made
     async with locking(conn):
+        # Without the first, an insert that has chosen the rest already, and waits for it, is refused by it afterwards.
+        await conn.execute(sql.SQL("LOCK TABLE ONLY {} IN SHARE ROW EXCLUSIVE MODE").format(named(table)))
         await conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(named(rest.name)))
         while begin < now + max(AHEAD, WIDTHS_AHEAD * width):
             until = boundary_after(begin, width)

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
-__all__ = ["DAY", "Periods", "boundary_after", "partition_width"]
+__all__ = ["DAY", "EPOCH", "Periods", "boundary_after", "partition_width"]
 
 DAY: Final = timedelta(days=1)
 # So many partitions make up a period: what is kept is kept at most so much longer than asked. More of them would cost
