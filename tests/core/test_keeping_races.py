@@ -16,6 +16,7 @@ from reflex.core.partitions import list_partitions
 from reflex.core.periods import DAY, Periods
 from reflex.core.settlement import Outcome
 from tests.core.log_fixtures import place_all
+from tests.processes import eventually
 from tests.queue_fixtures import claim, count, enlisted, is_quiet, new_event, settled, shop
 
 ROUNDS = 6
@@ -106,9 +107,7 @@ async def test_nothing_that_is_open_loses_its_event_while_partitions_come_and_go
                         await db.execute(f"DROP TABLE reflex.{part.name}".encode())
             await asyncio.sleep(0.05)
         traffic.storing = False
-        async with asyncio.timeout(60):
-            while not await is_quiet(db):
-                await asyncio.sleep(0.05)
+        await eventually(lambda: is_quiet(db), timeout_s=60, what="a queue that is empty")
     finally:
         traffic.storing = traffic.open = False
         await asyncio.gather(*tasks)
