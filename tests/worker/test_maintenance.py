@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
+from structlog.testing import capture_logs
+
 import reflex.worker.maintenance as maintenance_module
 from reflex.core.batches import Gathering
 from reflex.core.database import connect
@@ -142,6 +144,25 @@ async def test_without_a_setting_everything_is_kept_and_there_are_partitions_for
         for table in ("event", "run"):
             ends = [part.until for part in await list_partitions(conn, table) if part.until]
             assert max(ends) > datetime.now(UTC) + 180 * DAY
+
+
+async def test_retention_that_fails_is_in_nobodys_way(database_url: str) -> None:
+    """Fails if an error of one chore begins all of them anew: what died is never reaped, for nobody is declared dead
+    right after a beginning."""
+    async with await connect(database_url, name="t") as conn:
+        registered = await shop(conn)
+        await publish(conn)
+        worker_id = await enlisted(conn, registered)
+        await claim(conn, worker_id, list(registered.trigger_ids.values()))
+        await conn.execute("UPDATE reflex.worker SET heartbeat_at = now() - interval '1 hour'")
+        await conn.execute("ALTER TABLE reflex.session RENAME TO not_there")
+        with capture_logs() as said:
+            async with maintained(database_url, keep=timedelta(days=1)):
+                await eventually(lambda: pending(database_url, 1), timeout_s=10)
+        failed = [line for line in said if line["log_level"] == "error"]
+        assert [line["event"].partition(";")[0] for line in failed] == [
+            "could not remove what is old, or make partitions"
+        ]
 
 
 async def remaining(url: str, expected: int) -> bool:

@@ -14,7 +14,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from reflex.core.agenda import read_agenda
-from reflex.core.database import answered_within
+from reflex.core.database import answered_within, is_connection_error
 from reflex.core.keeping import Keeping, Kept
 from reflex.core.lanes import leave_lanes, promote_lanes, sweep_lanes
 from reflex.core.passing import sweep_gathered
@@ -189,8 +189,18 @@ class Maintenance:
         """A portion of a pass at a time: what else is due does not wait for all of it."""
         if self.keeping is None:
             self.keeping = Keeping(self.periods)
-        if await self.keeping.portion(conn, wait=False):
-            return 0.0
+        try:
+            if await self.keeping.portion(conn, wait=False):
+                return 0.0
+        except Exception as error:
+            if is_connection_error(error):
+                raise
+            # It is the one chore that changes tables, and others must not end with it: nobody would reap the dead.
+            self.log.exception(
+                "could not remove what is old, or make partitions; all else goes on, and this is tried again"
+            )
+            self.keeping = None
+            return LONGEST_BETWEEN_PASSES_S
         # Done, or somebody else is at it: what we did not get to is theirs.
         kept, self.keeping = self.keeping.done, None
         self.tell(kept)
