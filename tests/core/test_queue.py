@@ -210,6 +210,52 @@ async def test_a_lease_without_any_worker_row_is_freed_too(database_url: str) ->
         assert await count(conn, "delivery") == 1
 
 
+async def test_a_lease_that_somebody_has_locked_stops_no_reaping(database_url: str) -> None:
+    """Its worker settles it in a transaction and does not go on. Fails without SKIP LOCKED in reap_workers: one frozen
+    process, or one path that is dead, would keep everyone's dead from being reaped."""
+    async with await connect(database_url, name="a") as one, await connect(database_url, name="b") as two:
+        registered = await shop(one)
+        ids = list(registered.trigger_ids.values())
+        await publish(one, 2)
+        frozen = await enlisted(one, registered)
+        settling, other = await claim(one, frozen, ids)
+        await one.execute("UPDATE reflex.worker SET heartbeat_at = now() - interval '1 hour'")
+        async with one.transaction():
+            await exchange(one, worker_id=frozen, settlements=[settled(settling)], trigger_ids=[], limit=0)
+            async with asyncio.timeout(5):
+                reaped = await reap(two, lease_timeout=timedelta(minutes=1))
+            assert [each.delivery_id for each in reaped] == [other.delivery_id]
+        assert await reap(two, lease_timeout=timedelta(minutes=1)) == []
+
+
+async def test_a_transaction_that_holds_leases_may_not_stand_still(database_url: str) -> None:
+    """Fails without the set_config of settle_and_claim and reap_workers: what such a transaction holds, the worker
+    cannot settle on its next connection, and nobody can reap."""
+    async with await connect(database_url, name="test") as conn:
+
+        async def timeout() -> str:
+            row = await (await conn.execute("SHOW idle_in_transaction_session_timeout")).fetchone()
+            assert row
+            return row[0]
+
+        registered = await shop(conn)
+        ids = list(registered.trigger_ids.values())
+        await publish(conn, 2)
+        worker_id = await enlisted(conn, registered)
+        (lease,) = await claim(conn, worker_id, ids, limit=1)
+        before = await timeout()
+        assert before != "5s"
+        async with conn.transaction():
+            settlements = [settled(lease, published=(new_event(),))]
+            await exchange(conn, worker_id=worker_id, settlements=settlements, trigger_ids=[], limit=0)
+            assert await timeout() == "5s"
+        assert await timeout() == before
+        await claim(conn, worker_id, ids, limit=1)
+        async with conn.transaction():
+            assert len(await reap(conn, lease_timeout=timedelta(0))) == 1
+            assert await timeout() == "5s"
+
+
 async def test_a_delivery_that_kills_its_workers_dies_in_the_end(database_url: str) -> None:
     """Fails if a lost attempt is not counted: it would kill workers for ever."""
     async with await connect(database_url, name="test") as conn:

@@ -5,8 +5,10 @@
 -- so that the planner cannot flip to a scan of the whole table; a pending row is never updated, so the ctid of
 -- a locked row holds. LIMIT stops the lateral scan, so no more rows are locked than are taken.
 -- A worker that was declared dead has no row in reflex.worker and claims nothing.
+-- What follows a settlement in its transaction may never come: the worker is frozen, or its path is dead. Then the server
+-- ends the transaction soon, or it would hold leases that are neither settled again nor reaped meanwhile.
 WITH outcome AS (
-    SELECT *
+    SELECT t.*, (SELECT set_config('idle_in_transaction_session_timeout', '5s', true)) AS standstill
     FROM unnest(
         %(trigger_id)s::int[], %(event_id)s::uuid[], %(lease_epoch)s::int[], %(outcome)s::text[],
         %(error)s::text[], %(output)s::text[], %(usage)s::text[], %(retry_in)s::interval[],
