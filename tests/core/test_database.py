@@ -4,7 +4,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from reflex.core.database import conninfo, describe, is_connection_error, sqlalchemy_url
+from reflex.core.database import brief_transaction, connect, conninfo, describe, is_connection_error, sqlalchemy_url
 from reflex.core.errors import ConfigurationError
 
 
@@ -40,3 +40,13 @@ def test_what_waiting_may_help_is_told_from_what_it_does_not() -> None:
     assert not is_connection_error(psycopg.errors.UniqueViolation())
     assert not is_connection_error(psycopg.errors.UndefinedTable())
     assert not is_connection_error(ValueError())
+
+
+async def test_a_brief_transaction_is_ended_by_the_server_when_its_client_stands_still(database_url: str) -> None:
+    """Fails if the limit is not set, or stays with the connection."""
+    async with await connect(database_url, name="test") as conn:
+        asked = "SHOW idle_in_transaction_session_timeout"
+        before = await (await conn.execute(asked)).fetchone()
+        async with brief_transaction(conn):
+            assert await (await conn.execute(asked)).fetchone() == ("5s",)
+        assert await (await conn.execute(asked)).fetchone() == before != ("5s",)

@@ -19,9 +19,10 @@ from psycopg.rows import DictRow
 
 from reflex.core.approval_event import decided_event
 from reflex.core.approval_waits import canonical_json
+from reflex.core.database import STANDSTILL
 from reflex.core.errors import Conflict, EventRejected, NotFound, ReflexError
 from reflex.core.ids import DeliveryId
-from reflex.core.lanes import STANDSTILL, InLane, lock_lanes
+from reflex.core.lanes import InLane, lock_lanes
 from reflex.core.log import append
 from reflex.core.pages import DEFAULT_LIMIT, Page, QueryRejected, check_limit, cut, decode_cursor, encode_cursor
 from reflex.core.reads import fetch

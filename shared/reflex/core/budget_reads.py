@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from psycopg import AsyncConnection
 
+from reflex.core.database import brief_transaction
 from reflex.core.errors import NotFound
 from reflex.core.reads import fetch
 from reflex.core.statements import statement
@@ -61,7 +62,7 @@ async def raise_budget(conn: AsyncConnection[Any], spend_id: int, amount: Decima
     Raises:
         NotFound: There is no such budget.
     """
-    async with conn.transaction():
+    async with brief_transaction(conn):
         found = await fetch(conn, "raise_budget", {"spend_id": spend_id, "amount": amount})
         if not found:
             raise NotFound(f"there is no budget {spend_id}; `reflex budgets list` shows those that were asked for")

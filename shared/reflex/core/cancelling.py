@@ -12,12 +12,13 @@ from uuid import UUID
 from psycopg import AsyncConnection, Rollback
 
 from reflex.core.consequences import forget_cancellations
+from reflex.core.database import STANDSTILL
 from reflex.core.dead_letters import purge_dead_letter
 from reflex.core.errors import Conflict, NotFound
 from reflex.core.events import NewEvent
 from reflex.core.ids import DeliveryId
 from reflex.core.journal import forget_steps
-from reflex.core.lanes import STANDSTILL, lock_lanes
+from reflex.core.lanes import lock_lanes
 from reflex.core.log import append
 from reflex.core.reads import fetch
 from reflex.core.replies import reply_event

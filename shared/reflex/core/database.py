@@ -3,14 +3,14 @@
 import asyncio
 import os
 import socket
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 import psycopg
-from psycopg import AsyncConnection, Connection
+from psycopg import AsyncConnection, AsyncTransaction, Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool
@@ -19,7 +19,9 @@ from reflex.core.errors import ConfigurationError
 from reflex.core.pooler import adapt
 
 __all__ = [
+    "STANDSTILL",
     "answered_within",
+    "brief_transaction",
     "conninfo",
     "connect",
     "describe",
@@ -41,6 +43,10 @@ LIMITS: Final[dict[str, int]] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 8000,
 }
+
+# How long a transaction that holds leases or lanes may stand still before the server ends it: its process is frozen or
+# its path dead, and others wait for it, such as the gateways' appends to these lanes.
+STANDSTILL: Final = "5s"
 
 
 def conninfo(url: str, *, name: str | None = None, **limits: int) -> str:
@@ -121,6 +127,15 @@ def open_pool(url: str, *, name: str, size: int) -> AsyncConnectionPool[AsyncCon
         kwargs={"autocommit": True},
         configure=prepare_connection,
     )
+
+
+@asynccontextmanager
+async def brief_transaction(conn: AsyncConnection[Any]) -> AsyncGenerator[AsyncTransaction]:
+    """A transaction that the server ends if nothing more comes for five seconds: the process is frozen, or its path is
+    dead, which the server would not notice for hours. Others wait for what it has locked."""
+    async with conn.transaction() as transaction:
+        await conn.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{STANDSTILL}'")
+        yield transaction
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
+from reflex.core.database import brief_transaction
 from reflex.core.errors import Conflict, NotFound
 from reflex.core.ids import DeliveryId
 from reflex.core.pages import DEFAULT_LIMIT, Page, QueryRejected, check_limit, cut, decode_cursor, encode_cursor
@@ -148,7 +149,7 @@ async def resolve_effect(
     """
     delivery_id = effect_id.delivery_id
     ids = {"trigger_id": delivery_id.trigger_id, "event_id": delivery_id.event_id}
-    async with conn.transaction():
+    async with brief_transaction(conn):
         found = await fetch(conn, "lock_intent", {**ids, "position": effect_id.step})
         if not found or not await within.shows(conn, delivery_id.event_id):
             raise NotFound(

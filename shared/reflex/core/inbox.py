@@ -11,9 +11,9 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
+from reflex.core.database import STANDSTILL
 from reflex.core.events import Event
 from reflex.core.journal import LeaseLost, Step, journal_step
-from reflex.core.lanes import STANDSTILL
 from reflex.core.settlement import Claimed
 from reflex.core.statements import statement
 

@@ -17,12 +17,12 @@ import psycopg
 from psycopg import AsyncConnection
 
 from reflex.core.consequences import Settled, carry_out, give_way, have_consequences
+from reflex.core.database import STANDSTILL
 from reflex.core.events import NewEvent, candidate_routes
 from reflex.core.settlement import Claimed, Settlement, as_arrays, not_begun
 from reflex.core.statements import only_row, statement
 
 __all__ = [
-    "STANDSTILL",
     "InLane",
     "LaneId",
     "WhenDead",
@@ -38,9 +38,6 @@ Key = tuple[int, UUID]
 LaneId = tuple[int, str]
 # How long a claim waits for a lane that appends keep locked. Longer than any append takes, shorter than anybody minds.
 PATIENCE: Final = "200ms"
-# How long a transaction that holds lanes may stand still before the server ends it: its process is frozen, and the
-# gateways' appends to these lanes wait for it.
-STANDSTILL: Final = "5s"
 
 
 class InLane(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from psycopg import AsyncConnection
 
+from reflex.core.database import brief_transaction
 from reflex.core.events import pattern_bounds
 from reflex.core.lanes import WhenDead
 from reflex.core.schedules import ScheduleDefinition, register_schedules
@@ -79,7 +80,7 @@ async def register(conn: AsyncConnection[Any], manifest: Manifest) -> Registered
 
     Registering again what is already there writes almost nothing and waits for nobody.
     """
-    async with conn.transaction():
+    async with brief_transaction(conn):
         cursor = conn.cursor()
         await cursor.execute(
             statement("register_app"),

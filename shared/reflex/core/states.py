@@ -8,10 +8,11 @@ A run whose version is not the newest one any more does not count: its delivery 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 
+from reflex.core.database import STANDSTILL
 from reflex.core.errors import NotFound
 from reflex.core.ids import DeliveryId
 from reflex.core.rows import Json, stored_json
@@ -29,9 +30,6 @@ __all__ = [
 ]
 
 StateId = tuple[int, str]
-# How long a transaction that holds states may stand still before the server ends it: its process is frozen, and runs
-# of these keys are given back meanwhile.
-STANDSTILL: Final = "5s"
 
 
 class StoredState(NamedTuple):

@@ -11,7 +11,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from reflex.agent.timing import due, read_timing
-from reflex.core.database import answered_within
+from reflex.core.database import answered_within, brief_transaction
 from reflex.core.events import NewEvent
 from reflex.core.ids import new_id
 from reflex.core.log import append
@@ -121,7 +121,7 @@ async def fire(
     Returns:
         At most `limit`; if so many, there may be more.
     """
-    async with conn.transaction():
+    async with brief_transaction(conn):
         decisions = [
             decide(schedule) for schedule in await take_due_schedules(conn, schedule_ids, limit=limit, now=now)
         ]
