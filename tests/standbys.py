@@ -36,7 +36,8 @@ def standby_of(primary: EmbeddedPostgres, data_dir: Path) -> Generator[EmbeddedP
             cwd="/", pass_fds=inherited, env={**environment(), "PGPASSWORD": parts.password or ""}, check=True,
             timeout=60, preexec_fn=die_with_parent(signal.SIGKILL), **identity(account),
         )  # fmt: skip
-    with EmbeddedPostgres(data_dir, durable=False) as standby:
+    # It does not start with less of some settings than the primary has.
+    with EmbeddedPostgres(data_dir, durable=False, settings=primary.settings) as standby:
         yield standby
 
 

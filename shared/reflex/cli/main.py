@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from reflex.cli import approvals, budgets, dead_letters, effects, keys, state, waiting, webhooks
+from reflex.cli import approvals, budgets, dead_letters, doctor, effects, keys, state, waiting, webhooks
 from reflex.core.errors import CONFIGURATION_EXIT_CODE, ConfigurationError, ReflexError
 from reflex.core.version import VERSION
 
@@ -223,6 +223,9 @@ def status(json: Json = False) -> None:
     from reflex.core.settings import load_settings
 
     asyncio.run(show_status(load_settings(), as_json=json))
+
+
+app.command()(doctor.doctor)
 
 
 @app.command()
