@@ -11,6 +11,7 @@ from reflex.core.checks.clocks import CLOCK, EVENT_CLOCKS
 from reflex.core.checks.durability import DURABILITY
 from reflex.core.checks.fleet import DEAD_LETTERS, DELIVERIES, LOG, MODELS, WORKERS
 from reflex.core.checks.notifications import LISTEN
+from reflex.core.checks.partitions import PARTITIONS
 from reflex.core.checks.reaching import CONNECTIONS, DATABASE, reached
 from reflex.core.checks.server import SERVER, TIMEOUTS
 from reflex.core.checks.standing_orders import BUDGETS, SCHEDULES
@@ -38,6 +39,7 @@ CHECKS: Final = (
     DELIVERIES,
     DEAD_LETTERS,
     LOG,
+    PARTITIONS,
     MODELS,
     SCHEDULES,
     BUDGETS,
