@@ -29,7 +29,7 @@ async def test_partitions_that_have_ended(db: AsyncConnection[Any], database_url
     )
     problem = only_problem(await checked("partitions", database_url), Level.WARNING)
     assert problem.says.startswith("the partitions of run ended ")
-    assert problem.cure == ["reflex retention --now"]
+    assert problem.cure == ("reflex retention --now",)
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,4 @@ def test_what_is_wrong_with_partitions(partitions: list[Partition], periods: Per
 def test_whoever_may_not_make_them_is_told_who_may() -> None:
     (problem,) = judge_partitions([OURS._replace(until=NOW), REST], Periods(), False, now=NOW)
     assert "with the role that owns the tables" in problem.means
-    assert problem.cure == ["DATABASE_URL=<of the role that migrates> reflex retention --now"]
+    assert problem.cure == ("DATABASE_URL=<of the role that migrates> reflex retention --now",)

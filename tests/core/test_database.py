@@ -29,6 +29,11 @@ def test_neither_description_nor_error_shows_the_password() -> None:
     with pytest.raises(ConfigurationError) as error:
         conninfo("postgresql://me:sec ret@db:port/shop?nonsense")
     assert "ret" not in str(error.value).replace("Reflex", "")
+    for bare in ("postgresql://me:se@cret@db/shop", "postgresql://me:se@cret,x@db:5432,b:5433/shop"):
+        with pytest.raises(ConfigurationError, match="%40") as error:
+            describe(bare)
+        assert "cret" not in str(error.value)
+    assert describe("host=@abstract dbname=shop") == "@abstract:5432/shop"
 
 
 def test_what_waiting_may_help_is_told_from_what_it_does_not() -> None:

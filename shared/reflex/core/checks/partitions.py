@@ -65,8 +65,8 @@ def judge_partitions(
     if late := [part.name for part in partitions if is_over(part, periods, now - DAY)]:
         warn(
             f"{number(len(late), 'partition')} of {table} should have gone: {', '.join(late[:3])}",
-            "More than 10,000 of its events are pending, running or dead, or something holds on to the table (a dump, a "
-            "long transaction), or no worker has REFLEX_KEEP.",
+            "More than 10,000 of its events are pending, running or dead, or something holds on to the table (a dump, "
+            "a long transaction), or no worker has REFLEX_KEEP.",
             BY_HAND,
             "reflex doctor --only transactions,deliveries,dead-letters",
         )

@@ -75,12 +75,11 @@ async def look_at_database(installation: Installation) -> Looked:
 
 
 def place_of(url: str) -> str | None:
-    """Where it leads; None if that cannot be said, or might be a part of the password."""
+    """Where it leads; None if that cannot be said."""
     try:
-        place = describe(url)
+        return describe(url)
     except ConfigurationError:
         return None
-    return None if "@" in place else place
 
 
 def reason(url: str, error: Exception) -> str:
