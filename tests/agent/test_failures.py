@@ -19,6 +19,7 @@ from pydantic_ai.exceptions import (
 from reflex.agent.execution import OutputError, RunTimeout
 from reflex.agent.failures import MAX_ERROR_BYTES, classify, error_text
 from reflex.agent.filters import FilterError
+from reflex.agent.prices import UnpricedModel
 from reflex.agent.publishing import PublishError
 from reflex.agent.signals import Reject, Retry
 from reflex.core.errors import EventRejected
@@ -57,6 +58,7 @@ MINUTE = timedelta(minutes=1)
         (OutputError("too large"), "dead", None, "output"),
         (PublishError("too deep"), "dead", None, "publish"),
         (UsageLimitExceeded("enough"), "dead", None, "usage_limit"),
+        (UnpricedModel("which?"), "dead", None, "unpriced_model"),
         (ValueError("x"), "retry", None, "exception"),
         (validation_error(), "retry", None, "exception"),  # of the agent's own making, not the event's
         (FilterError("x"), "retry", None, "filter"),

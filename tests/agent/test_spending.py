@@ -20,10 +20,10 @@ from reflex.agent import spending
 from reflex.agent.budgeting import BudgetedModel
 from reflex.agent.budgets import Budget, Price
 from reflex.agent.context import AgentContext
-from reflex.agent.signals import Retry
 from reflex.agent.spending import Spending, wait_of
 from reflex.agent.suspension import Suspended
 from reflex.core.budget_reads import list_budgets, raise_budget
+from reflex.core.dead_letters import DeadLetterFilter, retry_dead_letters
 from reflex.core.log import append
 from reflex.core.queue import exchange, promote_scheduled
 from reflex.core.settlement import Outcome, Settlement
@@ -367,18 +367,26 @@ async def test_a_trigger_without_budgets_asks_the_database_nothing(
 async def test_a_model_that_is_chosen_in_the_run_needs_a_price_as_well(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An agent function's agents are not known when the app is loaded. Fails if such a request is free."""
+    """An agent function's agents are not known when the app is loaded. Fails if such a request is free; if each attempt
+    ends like this until none is left; and if a person's retry pays for what was paid before."""
+    priced, unpriced = Agent(), Agent(FunctionModel(unknown, model_name="new"))
 
-    async def function(ctx: AgentContext) -> None:
-        try:
-            await ctx.run_agent(Agent())
-        except Exception as error:
-            raise Retry(reason=str(error)) from error
+    async def function(ctx: AgentContext) -> str:
+        first = await ctx.run_agent(priced)
+        return f"{first.output}, {(await ctx.run_agent(unpriced)).output}"
 
     async with till(database_url, monkeypatch, text("ship it")) as t:
-        failed = await t.attempt(function, budgets=[Budget(usd=5, per="day")])
-        assert "needs the price of the model 'openai:stub'" in (failed.error or "")
-        assert t.requests == 0
+        prices = {"openai:stub": Price(3, 15)}
+        dead = await t.attempt(function, budgets=[Budget(usd=5, per="day", prices=prices)])
+        assert (dead.outcome, dead.reason) == (Outcome.DEAD, "unpriced_model")
+        assert "needs the price of the model 'function:new', which is not known; declare it" in (dead.error or "")
+        await retry_dead_letters(t.conn, DeadLetterFilter(reason="unpriced_model"))
+        done = await t.attempt(function, budgets=[Budget(usd=5, per="day", prices={**prices, "new": Price(1, 1)})])
+        assert (done.output, t.requests) == ('"ship it, yes"', 1)
+
+
+async def unknown(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+    return ModelResponse([TextPart("yes")])
 
 
 def says_no(response: ModelResponse) -> bool:

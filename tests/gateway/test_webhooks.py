@@ -29,6 +29,7 @@ from reflex.core.webhooks import WebhookDefinition, WebhookRow, forget_webhook
 from reflex.gateway import webhooks
 from reflex.gateway.app import create_app
 from tests.gateway.gateways import in_process, problem_of, settings_for
+from tests.gateway.test_metrics import scrape
 from tests.gateway.test_openapi import check
 
 SECRET = "whsec_" + base64.b64encode(b"the secret of the standard").decode()
@@ -256,6 +257,21 @@ async def test_any_body_is_kept_and_one_that_is_too_large_is_not(
     for body in (b'{"a": "' + b"x" * 20_000 + b'"}', b"x" * 5_000_000):
         answer = await client.post("/webhooks/github", content=body, headers=github(body, "large"))
         assert problem_of(answer)["status"] == 413
+
+
+async def test_what_a_webhook_refuses_is_counted_as_what_other_clients_are_refused(client: httpx2.AsyncClient) -> None:
+    """Fails if POST /events is the only door whose refusals count, or if what is taken counts as well."""
+    body, large = b'{"type": "a"}', b'{"a": "' + b"x" * 20_000 + b'"}'
+    assert (await client.post("/webhooks/std", content=body, headers=standard(body))).status_code == 202
+    for _ in range(2):
+        assert (await client.post("/webhooks/std", content=body)).status_code == 401
+    assert (await client.post("/webhooks/github", content=large, headers=github(large))).status_code == 413
+    assert (await client.post("/webhooks/bare", content=body, headers=github(body))).status_code == 503
+    assert (await client.post("/webhooks/nobody", content=body)).status_code == 404
+    assert (await client.get("/webhooks/std")).status_code == 405
+    found = await scrape(client)
+    refused = {key[1]: value for key, value in found.items() if key[0] == "reflex_publishes_refused_total"}
+    assert refused == {"signature_refused": 2, "payload_too_large": 1, "webhook_not_ready": 1, "not_found": 1}
 
 
 @pytest.mark.parametrize("settings", ["keys"], indirect=True)

@@ -5,6 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from reflex.core.reaping import LONGEST_APART
 from tests.plans.partitioned import nodes
 from tests.plans.test_plans import explain
 
@@ -135,7 +136,7 @@ def standing_loops(full: psycopg.Connection) -> None:
         assert read(explain(full, name, parameters)).get("lane", 0) <= 3, name
     with full.transaction(force_rollback=True):
         leases = claim(full)
-        reaping = {"trigger_id": None, "event_id": None}
+        reaping = {"trigger_id": None, "event_id": None, "longest": LONGEST_APART}
         full.execute("DELETE FROM reflex.worker")
         reaped = read(explain(full, "reap_lanes", reaping))
         assert reaped["lane"] <= 4 * 101, reaped

@@ -87,11 +87,12 @@ async def test_a_waiting_run_is_woken_by_the_news_and_only_the_one_with_the_key(
     database_url: str, folder: Path, db: AsyncConnection[Any]
 ) -> None:
     """Nothing but workers runs here, so they give the log its order, too. Fails without placing, without the
-    notification of a wait (the worker would look once an hour), and if every wait is woken by any event. An event that
-    cannot be placed at once, since an older transaction goes on, is found by the next look.
+    notification of a wait, or of an append (the worker would look once an hour), and if every wait is woken by any
+    event.
 
     Fails if the connection that follows the log stays when nothing is awaited."""
-    (folder / "shipping.py").write_text(SELDOM_LOOKS + APP.replace("{options}", ""))
+    seldom = f"{SELDOM_LOOKS}\nimport reflex.worker.awaiting\nreflex.worker.awaiting.LONGEST_S = 3600\n"
+    (folder / "shipping.py").write_text(seldom + APP.replace("{options}", ""))
     async with worker(database_url, folder, app="shipping", env=env(folder)):
         assert await followers(db) == 0
         first, second = await ordered(db, "A"), await ordered(db, "B")

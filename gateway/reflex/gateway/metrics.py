@@ -112,10 +112,12 @@ class Figures:
 
 
 def count_refusal(request: HTTPConnection, code: str) -> None:
-    """A request was answered with a problem document of this code; it counts if it was one to publish. A WebSocket that
-    is refused is answered like this, too."""
+    """A request was answered with a problem document of this code; it counts if it was one to publish, also by webhook.
+    A WebSocket that is refused is answered like this, too."""
     metrics: GatewayMetrics | None = getattr(request.app.state, "metrics", None)
-    if metrics is not None and request.scope.get("method") == "POST" and request.scope["path"] == "/events":
+    path: str = request.scope["path"]
+    publishes = path == "/events" or path.startswith("/webhooks/")
+    if metrics is not None and publishes and request.scope.get("method") == "POST":
         metrics.refused.add((code,))
 
 

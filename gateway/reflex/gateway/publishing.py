@@ -18,7 +18,7 @@ __all__ = ["Publisher"]
 
 
 class Publisher:
-    """What POST /events and the WebSocket share: one set of checks and one group commit."""
+    """What POST /events, the WebSocket and webhooks share: one set of checks and one group commit."""
 
     def __init__(
         self, settings: Settings, *, schemas: PayloadSchemas, store: EventStore, metrics: GatewayMetrics | None = None
@@ -29,7 +29,7 @@ class Publisher:
         self._metrics = metrics or GatewayMetrics()
 
     def refused(self, code: str) -> None:
-        """What came through another door than POST /events was refused, with this code."""
+        """A frame was refused, with this code. What is answered with a status is counted where it gets its status."""
         self._metrics.refused.add((code,))
 
     def check(

@@ -67,8 +67,8 @@ def conninfo(url: str, *, name: str | None = None, **limits: int) -> str:
         given = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         given = {"host": "?@"}
-    # libpq takes what follows a bare '@' in a password for the host, which is shown. A name that begins with one is that
-    # of an abstract socket.
+    # libpq takes what follows a bare '@' in a password for the host, which is shown. A name that begins with one is
+    # that of an abstract socket.
     if "@" in str(given.get("host") or "")[1:]:
         raise ConfigurationError(
             "DATABASE_URL cannot be parsed; it looks like postgresql://user:password@host:5432/name "

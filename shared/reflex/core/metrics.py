@@ -75,7 +75,7 @@ LIST: Final = (
     ),
     counter(
         "reflex_publishes_refused_total", GATEWAY, "{request}",
-        "Requests and frames to publish that were refused, by the code of the problem document.", "reason",
+        "Events, frames and webhooks that were refused, a batch as one, by the code of the problem document.", "reason",
     ),
     histogram(
         "reflex_ingest_duration_seconds", GATEWAY, FAST,

@@ -1,9 +1,10 @@
-"""Reaping: what workers held that are gone is freed. A lost attempt counts."""
+"""Reaping: what workers held that are gone is freed. A lost attempt counts, and what loses another one comes back apart
+from the rest, for one of them may be the reason why the others lost theirs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from psycopg import AsyncConnection, Rollback
@@ -14,9 +15,11 @@ from reflex.core.ids import DeliveryId
 from reflex.core.log import append
 from reflex.core.statements import statement
 
-__all__ = ["Reaped", "reap"]
+__all__ = ["LONGEST_APART", "Reaped", "reap"]
 
 LOST = "the worker stopped sending heartbeats"
+# Within which all come back that one worker has lost and that are kept apart from one another.
+LONGEST_APART: Final = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,8 @@ async def reap(conn: AsyncConnection[Any], *, lease_timeout: timedelta, now: dat
         conn: Autocommit.
     """
     async with conn.transaction():
-        cursor = await conn.execute(statement("reap_workers"), {"lease_timeout": lease_timeout, "now": now})
+        parameters = {"lease_timeout": lease_timeout, "longest": LONGEST_APART, "now": now}
+        cursor = await conn.execute(statement("reap_workers"), parameters)
         reaped: list[Reaped] = []
         events: list[NewEvent] = []
         for trigger_id, event_id, worker_id, attempt, dead, *facts, _ in await cursor.fetchall():
@@ -71,6 +75,7 @@ async def freed(conn: AsyncConnection[Any], doomed: DeliveryId | None) -> list[R
     parameters = {
         "trigger_id": doomed.trigger_id if doomed else None,
         "event_id": doomed.event_id if doomed else None,
+        "longest": LONGEST_APART,
     }
     cursor = await conn.execute(statement("reap_lanes"), parameters)
     return [

@@ -33,6 +33,7 @@ FINAL_CODES: Final = frozenset(
         "publish",
         "state",
         "step_too_large",
+        "unpriced_model",
     }
 )
 # Failures that follow from what the model said: replaying its answers would end the same way each time. A request that
@@ -68,9 +69,10 @@ def classify(error: BaseException) -> Failure:
     """Decide what a failed run means.
 
     Dead at once: `Reject`, an event that its class refuses, an output or a published event that cannot be stored, a
-    usage limit or a budget that is to end it (they are there to stop the spending). Everything else is tried again by
-    the policy: a provider's 500 as well as its 401, since the same delivery may meet a worker with the right key, and
-    as a dead letter it can be retried once the key is right. A rate limit waits as long as the provider asks.
+    usage limit or a budget that is to end it (they are there to stop the spending), a model without the price that a
+    budget needs. Everything else is tried again by the policy: a provider's 500 as well as its 401, since the same
+    delivery may meet a worker with the right key, and as a dead letter it can be retried once the key is right. A rate
+    limit waits as long as the provider asks.
     """
     kind: Literal["retry", "dead"] = "retry"
     retry_after: timedelta | None = None

@@ -24,7 +24,7 @@ FREE: Final = {"offline": NOTHING, "fake": NOTHING}
 
 
 class UnpricedModel(ReflexError):
-    """A budget in dollars, and a model of which nobody knows the price."""
+    """A budget in dollars, and a model of which nobody knows the price. Final: only other code declares one."""
 
     code = "unpriced_model"
 

@@ -1,5 +1,6 @@
 -- Free the lanes that workers held which are gone. An attempt counts for the first delivery of a lane only: those
 -- behind it had not begun, and leave no run.
+-- As in reap_workers, lanes whose first delivery was lost before, or has one attempt left, go on in turns.
 -- Without %(event_id)s: the lanes whose first delivery has attempts left. With it: the one lane whose first delivery
 -- this is, and in which it dies.
 -- Never waits: a lane may be locked by the very process that was declared dead, frozen in the middle of a settling.
@@ -35,10 +36,22 @@ freed AS (
 ),
 judged AS (
     SELECT freed.*, begun.event_id IS NOT NULL AS begun, begun.event_id IS NOT NULL AND %(event_id)s::uuid IS NOT NULL AS dead,
-           trigger.when_dead = 'hold' AS holds
+           trigger.when_dead = 'hold' AS holds,
+           freed.attempt + 1 >= trigger.max_attempts OR (freed.attempt > 1 AND EXISTS (
+               SELECT
+               FROM reflex.run
+               WHERE run.trigger_id = freed.trigger_id AND run.event_id = freed.event_id AND run.outcome = 'lost'
+           )) AS suspect
     FROM freed
     JOIN reflex.trigger USING (trigger_id)
     LEFT JOIN orphan AS begun ON begun.trigger_id = freed.trigger_id AND begun.event_id = freed.event_id
+),
+apart AS (
+    SELECT trigger_id, event_id,
+           (row_number() OVER (ORDER BY random()) - 1)
+           * least(greatest(attempt - 1, 1) ^ 2 * interval '1 second', %(longest)s::interval / count(*) OVER ()) AS later_by
+    FROM judged
+    WHERE begun AND NOT dead AND suspect
 ),
 recorded AS (
     INSERT INTO reflex.run (trigger_id, event_id, lease_epoch, attempt, worker_id, started_at, outcome, error)
@@ -66,11 +79,14 @@ settled AS (
     SET pending = lane.pending + batch.returned,
         running = lane.running - batch.size,
         held    = lane.held + batch.holding,
-        head    = CASE WHEN lane.pending > 0 THEN least(lane.head, batch.first) ELSE coalesce(batch.first, lane.head) END
+        head    = CASE WHEN lane.pending > 0 THEN least(lane.head, batch.first) ELSE coalesce(batch.first, lane.head) END,
+        available_at = CASE WHEN batch.later_by > interval '0' THEN now() + batch.later_by ELSE lane.available_at END
     FROM (
         SELECT trigger_id, lane_key, count(*) AS size, count(*) FILTER (WHERE NOT dead) AS returned,
-               count(*) FILTER (WHERE dead AND holds) AS holding, min(position) FILTER (WHERE NOT dead) AS first
+               count(*) FILTER (WHERE dead AND holds) AS holding, min(position) FILTER (WHERE NOT dead) AS first,
+               max(later_by) AS later_by
         FROM judged
+        LEFT JOIN apart USING (trigger_id, event_id)
         GROUP BY trigger_id, lane_key
     ) AS batch
     WHERE lane.trigger_id = batch.trigger_id AND lane.key = batch.lane_key
