@@ -11,7 +11,18 @@ from typing import Any
 import orjson
 import pytest
 from pydantic_ai import Agent, FunctionToolset, RunContext, UsageLimits
-from pydantic_ai.messages import PartDeltaEvent, PartStartEvent, TextPart, TextPartDelta
+from pydantic_ai.capabilities import AbstractCapability
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelResponse,
+    PartDeltaEvent,
+    PartStartEvent,
+    TextPart,
+    TextPartDelta,
+    ToolCallPart,
+)
+from pydantic_ai.models import Model, ModelRequestContext
+from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.models.wrapper import WrapperModel
 
 from reflex.agent.context import AgentContext
@@ -215,6 +226,45 @@ async def test_agents_toolsets_and_models_of_the_run_itself(database_url: str, m
         await crash(t, function)
         assert (await t.attempt(function)).output == '"done"'
         assert (t.requests, called) == (2, {"one": 1, "two": 1})
+
+
+class Changing(AbstractCapability[Any]):
+    """An author's, which asks another model each time."""
+
+    def __init__(self, *models: Model) -> None:
+        self.models = list(models)
+
+    async def prepare_model_request(
+        self, ctx: RunContext[Any], request_context: ModelRequestContext
+    ) -> ModelRequestContext:
+        request_context.model = self.models.pop(0)
+        return request_context
+
+
+async def test_a_run_that_changes_its_model_asks_the_other_one(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if the wrapper of the first model is taken for the second one's request."""
+    asked: list[str] = []
+
+    def calling(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        asked.append("first")
+        return ModelResponse([ToolCallPart("look", {})])
+
+    def answering(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        asked.append("second")
+        return ModelResponse([TextPart("done")])
+
+    async with till(database_url, monkeypatch) as t:
+        models = FunctionModel(calling), FunctionModel(answering)
+        agent = Agent(models[0], capabilities=[Changing(*models)])
+
+        @agent.tool_plain
+        def look() -> str:  # pyright: ignore[reportUnusedFunction]
+            return "7 left"
+
+        assert (await t.attempt(agent)).outcome is Outcome.SUCCEEDED
+        assert asked == ["first", "second"]
 
 
 async def test_tools_run_at_once_and_each_is_kept(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

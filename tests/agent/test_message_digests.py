@@ -1,5 +1,6 @@
 """Digests of conversations: the same as what is told, and made of each part once."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -84,14 +85,26 @@ def test_a_message_that_was_changed_in_place_is_another_one() -> None:
         lambda: with_more(prompt),
         lambda: args["sku"].append("B"),
         lambda: stock.left.append(1),
+        lambda: setattr(messages[0], "instructions", "be brief"),
         lambda: messages[0].parts.append(UserPromptPart("and more")),  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
     ):
         change()
         assert digests.of(messages) == digest(messages)
         seen.add(digests.of(messages))
-    assert len(seen) == 5
+    assert len(seen) == 6
     prompt.timestamp += timedelta(hours=1)
     assert digests.of(messages) in seen
+
+
+def test_a_part_that_took_the_place_of_an_equal_one_is_looked_at() -> None:
+    """Fails if only the part of before is."""
+    digests, messages = MessageDigests(), conversation()
+    digests.of(messages)
+    other: Any = replace(messages[1].parts[1])
+    messages[1].parts = [messages[1].parts[0], other]  # pyright: ignore[reportAttributeAccessIssue]
+    assert digests.of(messages) == digest(messages)
+    other.args = {"sku": "B"}
+    assert digests.of(messages) == digest(messages)
 
 
 class Odd:
@@ -133,7 +146,8 @@ def test_each_part_is_written_once_and_those_of_before_are_let_go() -> None:
     assert digests.of_calls(messages) == digest(messages[:-1])
     for _ in range(2):
         digests.of(messages[-3:])
-    assert len({**digests._known, **digests._before}) == 3  # pyright: ignore[reportPrivateUsage]
+    held = digests._last, digests._before  # pyright: ignore[reportPrivateUsage]
+    assert len({id(message) for told in held for message in told.messages}) == 3
 
 
 def test_two_conversations_by_turns_are_each_written_once() -> None:
@@ -157,6 +171,37 @@ def test_calls_belong_to_what_the_model_was_asked() -> None:
     prompt.content = "hello again"
     assert digests.of_calls(messages) == asked
     assert digests.of(messages[:2]) != asked
+
+
+def test_what_is_changed_in_place_by_turns_is_another_one() -> None:
+    """Of two conversations by turns, one is changed while the other is shown. Fails if it is taken as it was, before
+    its next request or its calls."""
+    for asked in (MessageDigests.of, MessageDigests.of_calls):
+        digests, whole, shown = MessageDigests(), conversation()[:2], conversation(prompt="hi")
+        digests.of(whole)
+        digests.of(shown)
+        prompt = whole[0].parts[0]
+        assert isinstance(prompt, UserPromptPart)
+        prompt.content = "hello again"
+        assert asked(digests, whole) == digest(whole)
+
+
+def test_a_window_of_the_conversation_is_not_written_once_more() -> None:
+    """A history processor shows the model the last messages only, so that no conversation is the beginning of the next
+    one. Fails if they are written for each."""
+    digests, whole = MessageDigests(), conversation()
+    for number in range(5):
+        whole += conversation(prompt=f"question {number}")
+        digests.of_calls(whole)
+        written = digests.written
+        assert digests.of(whole[-4:]) == digest(whole[-4:])
+        assert digests.written - written == len_of(whole[-1:])
+
+
+def len_of(messages: list[ModelMessage]) -> int:
+    digests = MessageDigests()
+    digests.of(messages)
+    return digests.written
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 from pydantic_ai import Agent
 
 from reflex.agent.context import AgentContext
+from reflex.agent.journal import Journal
 from reflex.core.errors import ReflexError
-from reflex.core.journal import LeaseLost, Step, StepStore
+from reflex.core.journal import LeaseLost, Step, StepKind, StepStore
 from reflex.core.settlement import Outcome, Settlement
 from tests.agent.stub_provider import text, tool_call
 from tests.agent.till import Till, till
@@ -75,6 +76,28 @@ async def test_a_call_waits_for_the_answer_that_asks_for_it(database_url: str, m
             assert (looked, t.requests) == ([], 1)
             gate.open.set()
         assert (run.result().outcome, looked, t.requests) == (Outcome.SUCCEEDED, [1], 2)
+
+
+async def test_who_is_cancelled_while_he_waits_does_not_cancel_the_write(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two calls wait for the answer that asks for both, and one is cancelled. Fails if the write is: the answer was
+    paid for, and the other call would go ahead without it."""
+    async with till(database_url, monkeypatch) as t:
+        gate = Gate(monkeypatch)
+        _, lease = await t.claimed()
+        journal = Journal(t.steps, lease.delivery_id, lease.lease_epoch)
+        step = await journal.look_up(StepKind.MODEL_REQUEST, b"f" * 32)
+        journal.begin_to_record(step, '"7 left"')
+        cancelled, other = (asyncio.create_task(journal.written()) for _ in range(2))
+        await eventually(gate.has_one)
+        await settled_loop()
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        assert not other.done()
+        gate.open.set()
+        await other
+        assert await t.journaled() == 1
 
 
 async def test_a_request_waits_for_the_result_before_it(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,11 +118,16 @@ async def connect(url: str, *, name: str) -> AsyncConnection[Any]:
     return conn
 
 
-def open_pool(url: str, *, name: str, size: int) -> AsyncConnectionPool[AsyncConnection[Any]]:
-    """A pool of autocommit connections, not opened yet: the caller opens it, and may do so without a database."""
+def open_pool(url: str, *, name: str, size: int, least: int = 2) -> AsyncConnectionPool[AsyncConnection[Any]]:
+    """A pool of autocommit connections, not opened yet: the caller opens it, and may do so without a database.
+
+    Args:
+        size: How many there are at most.
+        least: How many there are at least. They are used in turn, however few would do.
+    """
     return AsyncConnectionPool(
         conninfo(url, name=name),
-        min_size=min(2, size),
+        min_size=min(least, size),
         max_size=size,
         open=False,
         timeout=5,

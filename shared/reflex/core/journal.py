@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, LiteralString, NamedTuple, TypeVar
@@ -167,12 +167,15 @@ class StepStore:
         """
 
         async def write(conn: AsyncConnection[Any]) -> None:
-            # One is a transaction without saying so.
-            async with conn.transaction() if len(steps) > 1 else nullcontext():
+            async with conn.transaction():
                 for step in steps:
                     await journal_step(conn, delivery_id, lease_epoch, step)
 
-        await self.patiently(write)
+        async def write_one(conn: AsyncConnection[Any]) -> None:
+            await journal_step(conn, delivery_id, lease_epoch, *steps)
+
+        # One is a transaction without saying so.
+        await self.patiently(write_one if len(steps) == 1 else write)
 
     async def withdraw(self, delivery_id: DeliveryId, lease_epoch: int, step: Step) -> None:
         """As `withdraw_intent`; raises as `journal` does."""
@@ -252,8 +255,11 @@ class StepStore:
         wait_s = 0.05
         while True:
             try:
-                async with pool.connection() as conn:
+                conn = await pool.getconn()
+                try:
                     return await action(conn)
+                finally:
+                    await pool.putconn(conn)  # which rolls back what is left open
             except (psycopg.Error, OSError) as error:
                 if not is_connection_error(error):
                     raise
@@ -270,7 +276,8 @@ class StepStore:
         if self._pool is None:
             async with self._opening:
                 if self._pool is None:
-                    pool = open_pool(self._url, name="reflex journal", size=self._size)
+                    # One until more are asked for at once: in turn, each would be cold.
+                    pool = open_pool(self._url, name="reflex journal", size=self._size, least=1)
                     await pool.open()
                     self._pool = pool
         return self._pool

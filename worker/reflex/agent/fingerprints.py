@@ -22,10 +22,12 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 from pydantic_core import to_jsonable_python
 
-__all__ = ["UNTOLD", "described", "fingerprint_of_call", "fingerprint_of_request", "parts_told", "told"]
+__all__ = ["SORTED", "UNTOLD", "described", "fingerprint_of_call", "fingerprint_of_request", "parts_told", "told"]
 
 # Of a message's part; `metadata` is the application's own.
 UNTOLD: Final = frozenset({"timestamp", "metadata", "content_file_digests", "otel_metadata"})
+SORTED: Final = json.JSONEncoder(sort_keys=True).encode
+TEXTS: Final = (TextPart, ToolCallPart, ToolReturnPart, UserPromptPart)
 # Not numbers with a point: not all of them are JSON.
 JSON_AS_THEY_ARE: Final = frozenset({str, int, bool, type(None)})
 # pydantic-ai makes up ids where a provider or a retry prompt has none: new ones each run.
@@ -99,10 +101,12 @@ def parts_told(message: ModelMessage) -> list[dict[str, Any]]:
 def is_plain(part: Any) -> bool:
     """Whether its fields are JSON as they are. Most parts are texts, and pydantic takes longer for all of them than for
     what is no text."""
-    return isinstance(part, TextPart | ToolCallPart | ToolReturnPart | UserPromptPart) and all(
-        type(value) in JSON_AS_THEY_ARE or name in UNTOLD or (name == "args" and is_flat(value))
-        for name, value in vars(part).items()
-    )
+    if not isinstance(part, TEXTS):
+        return False
+    for name, value in vars(part).items():  # a generator would take longer than what it looks at
+        if type(value) not in JSON_AS_THEY_ARE and name not in UNTOLD and not (name == "args" and is_flat(value)):
+            return False
+    return True
 
 
 def is_flat(arguments: Any) -> bool:
@@ -125,8 +129,8 @@ def described(tool: ToolDefinition) -> list[Any]:
 
 
 def digest(conversation: bytes, *parts: Any) -> bytes:
-    plain = to_jsonable_python(parts, fallback=class_name)
-    return hashlib.sha256(conversation + json.dumps(plain, sort_keys=True).encode()).digest()
+    text = SORTED(to_jsonable_python(parts, fallback=class_name))
+    return hashlib.sha256(conversation + text.encode()).digest()
 
 
 def class_name(value: Any) -> str:

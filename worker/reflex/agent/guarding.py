@@ -62,8 +62,14 @@ class GuardedModel(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        async with self._watched():
-            return await self.wrapped.request(messages, model_settings, model_request_parameters)
+        await self._ask()
+        try:
+            response = await self.wrapped.request(messages, model_settings, model_request_parameters)
+        except Exception as error:
+            await self._failed(error)
+            raise
+        await self.circuits.succeeded(self.wrapped.model_id)
+        return response
 
     @asynccontextmanager
     async def request_stream(
@@ -73,27 +79,29 @@ class GuardedModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
-        async with (
-            self._watched(),
-            self.wrapped.request_stream(messages, model_settings, model_request_parameters, run_context) as stream,
-        ):
-            yield stream
+        await self._ask()
+        try:
+            async with self.wrapped.request_stream(
+                messages, model_settings, model_request_parameters, run_context
+            ) as stream:
+                yield stream
+        except Exception as error:
+            await self._failed(error)
+            raise
+        await self.circuits.succeeded(self.wrapped.model_id)
 
-    @asynccontextmanager
-    async def _watched(self) -> AsyncGenerator[None]:
+    async def _ask(self) -> None:
         model = self.wrapped.model_id
         if (blocked := await self.circuits.ask(model)) is not None:
             raise ModelBlocked(model, blocked)
-        try:
-            yield
-        except Exception as error:
-            reason, retry_after, _ = model_failure(error) or ("", None, "")
-            if reason in FAILS:
-                blocked = await self.circuits.failed(model, without_secrets(headline(error)), retry_after=retry_after)
-                if blocked is not None:
-                    raise ModelBlocked(model, blocked) from error
-            elif reason:
-                # It answers, if only that it does not like the request.
-                await self.circuits.succeeded(model)
-            raise
-        await self.circuits.succeeded(model)
+
+    async def _failed(self, error: Exception) -> None:
+        model = self.wrapped.model_id
+        reason, retry_after, _ = model_failure(error) or ("", None, "")
+        if reason in FAILS:
+            blocked = await self.circuits.failed(model, without_secrets(headline(error)), retry_after=retry_after)
+            if blocked is not None:
+                raise ModelBlocked(model, blocked) from error
+        elif reason:
+            # It answers, if only that it does not like the request.
+            await self.circuits.succeeded(model)

@@ -5,7 +5,7 @@ Knows nothing of pydantic-ai: `journaling` puts it around an agent's model and t
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -191,8 +191,9 @@ class Journal:
         Raises:
             StepTooLarge: It is larger than the journal keeps.
         """
-        with self.broken_by(StepTooLarge):
-            check_size(result, self.max_step_bytes, what=step.of)
+        if len(result) * 4 > self.max_step_bytes:  # most are so short that they need not be encoded to know
+            with self.broken_by(StepTooLarge):
+                check_size(result, self.max_step_bytes, what=step.of)
         writing = asyncio.create_task(self._record(step, result, self.next_position()))
         # Whoever waits for it gets its error as well; nobody does after a run that was cancelled.
         writing.add_done_callback(lambda over: over.cancelled() or over.exception())
@@ -201,8 +202,9 @@ class Journal:
     async def written(self) -> None:
         """Wait until what was begun is written; raises as `record` does."""
         if writing := [*self._writing]:  # parallel calls add to it meanwhile
-            if not all(each.done() for each in writing):
-                await asyncio.wait(writing)
+            for each in writing:
+                if not each.done():
+                    await ended(each)
             self._writing = [each for each in self._writing if each not in writing]
             for each in writing:
                 each.result()
@@ -243,8 +245,11 @@ class Journal:
             JournalUnavailable: The database was away for too long.
             psycopg.Error: PostgreSQL refuses it.
         """
-        with self.broken_by(LeaseLost):
+        try:
             await self.store.journal(self.delivery_id, self.lease_epoch, *steps)
+        except LeaseLost as error:
+            self._broken = error
+            raise
 
     def next_position(self) -> int:
         """The number of the next step that is written. Some of before may be gone: no number is given twice."""
@@ -267,10 +272,11 @@ class Journal:
             LeaseLost: As for `look_up`.
             JournalUnavailable: The database was away for too long.
         """
-        await self.written()
+        if self._writing:
+            await self.written()
         if self._broken is not None:
             raise self._broken
-        return await self._load()
+        return await self._load() if self._recorded is None else self._recorded
 
     async def read_again(self) -> Mapping[StepKey, Step]:
         """As `recorded`, with what somebody else has changed since."""
@@ -316,17 +322,22 @@ class Journal:
 
     async def _load(self) -> dict[StepKey, Step]:
         self.used = True
-        if self._recorded is None:
-            self._loading = self._loading or asyncio.Lock()
-            async with self._loading:
-                if self._recorded is None:
-                    # The first lease of a delivery has nothing before it: most runs never read.
-                    steps = await self.store.recorded(self.delivery_id) if self.lease_epoch > 1 else []
-                    self._blobs = {step.fingerprint for step in steps if step.kind is StepKind.BLOB}
-                    self._recorded = keyed(put_together(steps) if self._blobs else steps)
-                    self._left = {key for key, step in self._recorded.items() if step.kind in REPLAYED}
-                    self._position = max((step.position for step in steps), default=-1)
+        self._loading = self._loading or asyncio.Lock()
+        async with self._loading:
+            if self._recorded is None:
+                # The first lease of a delivery has nothing before it: most runs never read.
+                steps = await self.store.recorded(self.delivery_id) if self.lease_epoch > 1 else []
+                self._blobs = {step.fingerprint for step in steps if step.kind is StepKind.BLOB}
+                self._recorded = keyed(put_together(steps) if self._blobs else steps)
+                self._left = {key for key, step in self._recorded.items() if step.kind in REPLAYED}
+                self._position = max((step.position for step in steps), default=-1)
         return self._recorded
+
+
+async def ended(writing: asyncio.Future[None]) -> None:
+    """Wait for the end of it, whatever that is. Who is cancelled meanwhile does not cancel it."""
+    with suppress(Exception):
+        await asyncio.shield(writing)
 
 
 def put_together(steps: Sequence[Step]) -> list[Step]:

@@ -5,11 +5,11 @@ Imported by the first journaled run of an agent: it needs pydantic-ai.
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import structlog
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
 from pydantic_ai.durable_exec import record_durable_unit, replay_scope
 from pydantic_ai.exceptions import ModelRetry, ToolFailed
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Journaling", "replay_scope"]
 
+# Takes half as long as pydantic-ai's own adapter for any messages, and writes the same.
+RESPONSE: Final = TypeAdapter(ModelResponse)
+
 
 class Journaling(AbstractCapability[Any]):
     """Passed to each run of an agent, whatever the agent itself was made with."""
@@ -55,6 +58,7 @@ class Journaling(AbstractCapability[Any]):
         self.place = ctx.course.next_place() if ctx.course is not None else None
         self.digests = MessageDigests()
         self.approving = Approving(ctx, journal)
+        self._wrapped: tuple[Model[Any], Model[Any]] | None = None
 
     def get_ordering(self) -> CapabilityOrdering:
         # Next to what costs: the author's own wrappers and hooks run in a replay as they did the first time. And a call
@@ -67,6 +71,12 @@ class Journaling(AbstractCapability[Any]):
         return await self.approving.decisions(ctx, requests)
 
     def get_wrapper_model(self, model: Model[Any]) -> Model[Any]:
+        # Asked for each request, as a rule for the same model.
+        if self._wrapped is None or self._wrapped[0] is not model:
+            self._wrapped = model, self._wrapper_of(model)
+        return self._wrapped[1]
+
+    def _wrapper_of(self, model: Model[Any]) -> Model[Any]:
         for inside in self.journal.inside:
             model = inside.around_model(model)
         progress = self.ctx.progress
@@ -104,6 +114,12 @@ class JournaledModel(WrapperModel):
         self.digests = digests
         self.place = place
         self.usage = usage
+
+    async def __aenter__(self) -> Self:
+        # pydantic-ai enters it around each request, the model itself around a run: nothing in between is to be opened.
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
 
     async def request(
         self,
@@ -167,7 +183,7 @@ class JournaledModel(WrapperModel):
 
     async def _record(self, step: Lookup | None, response: ModelResponse, parameters: ModelRequestParameters) -> None:
         if step is not None and response.state == "complete":
-            text = placed(ModelMessagesTypeAdapter.dump_json([response]).decode(), self.place)
+            text = placed(f"[{RESPONSE.dump_json(response).decode()}]", self.place)
             tools = {tool.name for tool in parameters.function_tools}
             if response.tool_calls and all(call.tool_name in tools for call in response.tool_calls):
                 self.journal.begin_to_record(step, text)  # each of the calls waits for it
@@ -264,9 +280,8 @@ class JournaledToolset(WrapperToolset[Any]):
         remembered, state = self.ctx.remembered, None
         if remembered is not None and before is not None:
             state = remembered.after_tool(before, asked=call.remembered)
-        record = replace(ended.with_call(call), state=state)
         try:
-            text = TOOL_RECORD.dump_json(record).decode()
+            text = TOOL_RECORD.dump_json(ended.with_call(call, state)).decode()
         except ValueError as error:
             unjournaled("the result of a tool", error)
         else:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import to_jsonable_python
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from reflex.agent.journal import Journal
 
 __all__ = ["Call", "Entry", "address_of", "begin", "enter", "key_for", "note_end", "park", "release", "withdraw"]
+
+SORTED: Final = json.JSONEncoder(sort_keys=True).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Entry:
 
 def address_of(tool: str, arguments: dict[str, Any]) -> bytes:
     plain = to_jsonable_python(arguments, fallback=lambda value: type(value).__qualname__)
-    return hashlib.sha256(json.dumps(["effect", tool, plain], sort_keys=True).encode()).digest()
+    return hashlib.sha256(SORTED(["effect", tool, plain]).encode()).digest()
 
 
 def numbered(journal: "Journal", address: bytes, occurrence: int) -> int:

@@ -7,29 +7,55 @@ would cost the square of their number.
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import Iterable, Sequence
+from operator import is_
+from typing import Any, Final, NamedTuple
 
 from pydantic_ai.messages import ModelMessage, ModelResponse
 
-from reflex.agent.fingerprints import UNTOLD, parts_told
+from reflex.agent.fingerprints import SORTED, UNTOLD, parts_told
 
 __all__ = ["MessageDigests"]
 
 NOTHING: Final = bytes(32)
-SORTED: Final = json.JSONEncoder(sort_keys=True).encode
 # Of what a part's fields hold, these cannot change.
 IMMUTABLE: Final = (str, bytes, int, float, type(None))
 
 
 class Known(NamedTuple):
-    """A message that was digested. `looked` is what the fields of its parts held then: an author's code may change a
+    """A message that was digested: what it consists of, and what that held then, since an author's code may change a
     message in place. The message itself is held, too, so that no other gets its id."""
 
     message: ModelMessage
+    fields: dict[str, Any]
     instructions: str | None
+    parts: list[Any]
+    fields_of_parts: list[dict[str, Any]]
     looked: list[dict[str, Any]]
     digest: bytes
+
+
+class Told:
+    """A conversation that was digested, message by message."""
+
+    __slots__ = ("_hash", "known", "messages")
+
+    def __init__(self) -> None:
+        self.messages: list[ModelMessage] = []
+        self.known: list[Known] = []
+        self._hash = hashlib.sha256()
+
+    def add(self, known: Known) -> None:
+        self.messages.append(known.message)
+        self.known.append(known)
+        self._hash.update(known.digest)
+
+    def begins(self, messages: Sequence[ModelMessage]) -> bool:
+        """Whether the messages are these very ones, and perhaps more."""
+        return 0 < len(self.messages) <= len(messages) and all(map(is_, self.messages, messages))
+
+    def digest(self) -> bytes:
+        return self._hash.copy().digest()
 
 
 class MessageDigests:
@@ -41,8 +67,9 @@ class MessageDigests:
 
     def __init__(self) -> None:
         self.written = 0
-        self._known: dict[int, Known] = {}
-        self._before: dict[int, Known] = {}
+        # Two, since a history processor may show the model other messages than those of the run. What neither of them
+        # holds, the next one of the run hardly will: a long run keeps no more.
+        self._last = self._before = Told()
         self._instructions: dict[str, bytes] = {}
 
     def of(self, messages: Sequence[ModelMessage]) -> bytes:
@@ -51,13 +78,14 @@ class MessageDigests:
         Raises:
             ValueError: Something in them cannot be written as JSON.
         """
-        known: dict[int, Known] = {}
-        for message in messages:
-            known[id(message)] = self._looked_up(message, self._known, self._before)
-        # What neither this conversation holds nor the one before it, the next of the run hardly will: a long run keeps
-        # no more. Two, since a history processor may show the model other messages than those of the run.
-        self._before, self._known = self._known, known
-        return hashlib.sha256(b"".join([known[id(message)].digest for message in messages])).digest()
+        for told in (self._last, self._before):
+            if told.begins(messages) and are_unchanged(told.known):
+                break
+        else:
+            told = Told()
+        self._go_on(told, messages)
+        self._before, self._last = self._last, told
+        return told.digest()
 
     def of_calls(self, messages: Sequence[ModelMessage]) -> bytes:
         """Of the conversation up to the last response, which asks for the calls that are made now. What was in it when
@@ -65,27 +93,42 @@ class MessageDigests:
         end = len(messages)
         while end and not isinstance(messages[end - 1], ModelResponse):
             end -= 1
-        digests: list[bytes] = []
-        for message in messages[:end]:
-            known = self._known.get(id(message))
-            if known is None:
-                known = self._known[id(message)] = self._looked_up(message, self._before)
-            digests.append(known.digest)
-        return hashlib.sha256(b"".join(digests)).digest()
+        messages = messages[:end]
+        told = self._last
+        if not told.begins(messages):
+            told = self._before
+            if not (told.begins(messages) and are_unchanged(told.known)):
+                told = Told()
+        self._go_on(told, messages, as_it_was=self._last)
+        if told is not self._last:
+            self._before, self._last = self._last, told
+        return told.digest()
 
-    def _looked_up(self, message: ModelMessage, *among: dict[int, Known]) -> Known:
-        for known in among:
-            if (found := known.get(id(message))) is not None:
-                return found if is_unchanged(found) else self._learned(message)
-        return self._learned(message)
+    def _go_on(self, told: Told, messages: Sequence[ModelMessage], *, as_it_was: Told | None = None) -> None:
+        """Add those that are missing. What another conversation has is not written once more, unless it was changed
+        in place since; of `as_it_was` that makes no difference."""
+        elsewhere = {
+            id(known.message): (known, other is as_it_was)
+            for other in (self._before, self._last)
+            if other is not told
+            for known in other.known
+        }
+        for message in messages[len(told.messages) :]:
+            known, counts = elsewhere.get(id(message), (None, False))
+            if known is None or not (counts or are_unchanged([known])):
+                known = self._learned(message)
+            told.add(known)
 
     def _learned(self, message: ModelMessage) -> Known:
-        instructions: str | None = vars(message).get("instructions")
-        looked = [looked_at(part) for part in message.parts]
+        fields = vars(message)
+        instructions: str | None = fields.get("instructions")
+        parts = [*message.parts]
+        fields_of_parts = [*map(vars, parts)]
+        looked = [*map(looked_at, fields_of_parts)]
         text = SORTED([message.kind, parts_told(message)]).encode()
         self.written += len(text)
         digest = hashlib.sha256(self._of_instructions(instructions) + text).digest()
-        return Known(message, instructions, looked, digest)
+        return Known(message, fields, instructions, parts, fields_of_parts, looked, digest)
 
     def _of_instructions(self, text: str | None) -> bytes:
         if text is None:
@@ -97,21 +140,27 @@ class MessageDigests:
         return digest
 
 
-def is_unchanged(known: Known) -> bool:
-    """Compared with `==`, which takes no time for what is the same object."""
-    message, instructions, looked, _ = known
+def are_unchanged(conversation: Iterable[Known]) -> bool:
+    """Compared with `==`, which takes no time for what is the same object. Nothing is made anew to be compared: this is
+    done with each message before each request."""
     try:
-        return [*map(vars, message.parts)] == looked and vars(message).get("instructions") == instructions
+        for _, fields, instructions, parts, fields_of_parts, looked, _ in conversation:
+            if fields["parts"] != parts or fields_of_parts != looked or fields.get("instructions") != instructions:
+                return False
     except Exception:  # noqa: BLE001 (an author's __eq__)
         return False
+    return True
 
 
-def looked_at(part: Any) -> dict[str, Any]:
+def looked_at(fields: dict[str, Any]) -> dict[str, Any]:
     """What the fields of a part hold, so that a change in place is seen. A field that cannot be copied is equal to
     nothing: its message is written out each time. What the model is not told is not copied: an application's metadata
     may be anything."""
-    fields = cast("dict[str, Any]", vars(part)).items()
-    return {name: value if name in UNTOLD or isinstance(value, IMMUTABLE) else copied(value) for name, value in fields}
+    held = fields.copy()  # it shares its names with the original, which a new dict would not
+    for name, value in fields.items():
+        if not isinstance(value, IMMUTABLE) and name not in UNTOLD:
+            held[name] = copied(value)
+    return held
 
 
 def copied(value: Any) -> Any:

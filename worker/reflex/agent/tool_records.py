@@ -1,7 +1,6 @@
 """How a tool call ended, as the journal keeps it. Needs pydantic-ai."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, cast
 
 from pydantic import TypeAdapter
@@ -24,8 +23,9 @@ class ToolRecord:
     ended: Literal["value", "tool_return", "retry", "failed"]
     value: ToolReturn[Any] | None = None
     message: str = ""
-    published: Sequence[NewEvent] = ()
-    steps: Sequence[StepKey] = ()
+    # Lists: pydantic writes any other sequence by way of Python.
+    published: list[NewEvent] = field(default_factory=list[NewEvent])
+    steps: list[StepKey] = field(default_factory=list[StepKey])
     state: StateRecord | None = None
     delegated: Delegated | None = None
 
@@ -39,9 +39,9 @@ class ToolRecord:
     def of_error(cls, error: ModelRetry | ToolFailed) -> "ToolRecord":
         return cls("retry" if isinstance(error, ModelRetry) else "failed", message=error.message)
 
-    def with_call(self, call: ToolCall) -> "ToolRecord":
+    def with_call(self, call: ToolCall, state: StateRecord | None = None) -> "ToolRecord":
         """With what happened inside."""
-        return replace(self, published=call.published, steps=call.steps, delegated=delegated_in(call))
+        return replace(self, published=call.published, steps=call.steps, state=state, delegated=delegated_in(call))
 
     def outcome(self) -> Any:
         match self.ended:
