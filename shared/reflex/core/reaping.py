@@ -19,7 +19,7 @@ __all__ = ["LONGEST_APART", "Reaped", "reap"]
 
 LOST = "the worker stopped sending heartbeats"
 # Within which all come back that one worker has lost and that are kept apart from one another.
-LONGEST_APART: Final = timedelta(minutes=5)
+LONGEST_APART: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ judged AS (
 ),
 coming_back AS (
     SELECT trigger_id, event_id, attempt, lease_epoch,
-           -- Further apart each time, for what takes longer to kill; and yet all of them within some minutes.
+           -- Further apart each time, for what takes longer to kill; and yet all of them within a minute.
            (row_number() OVER turns - 1)
            * least(greatest(attempt - 1, 1) ^ 2 * interval '1 second', %(longest)s::interval / count(*) OVER (PARTITION BY suspect))
            * suspect::int AS later_by
