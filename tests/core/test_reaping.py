@@ -94,8 +94,11 @@ async def test_the_last_attempt_is_made_apart_and_all_turns_come_in_time(
 
 
 @pytest.mark.parametrize("ordered", [False, True], ids=["unordered", "ordered"])
-async def test_turns_are_further_apart_each_time(db: AsyncConnection[Any], ordered: bool) -> None:
+async def test_turns_are_further_apart_each_time(
+    db: AsyncConnection[Any], ordered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For what takes longer to kill its worker than a turn. Fails if it does not matter how often it was lost."""
+    monkeypatch.setattr(reaping, "LONGEST_APART", timedelta(minutes=5))
     registered, _ = await given(db, ordered=ordered, max_attempts=9)
     found: list[list[float]] = []
     for _ in range(4):
