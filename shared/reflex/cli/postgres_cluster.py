@@ -1,6 +1,9 @@
 """A data folder for the embedded PostgreSQL: how it is made, and the password that goes with it."""
 
+import base64
 import fcntl
+import hashlib
+import hmac
 import os
 import secrets
 import shutil
@@ -41,7 +44,7 @@ def make_cluster(data_dir: Path, binaries: Path, account: ServerAccount | None, 
         fresh.mkdir(mode=0o700)
         give(fresh, account)
         password = secrets.token_hex(16)
-        _initdb(fresh, password, binaries, account)
+        _initdb(fresh, scram_verifier(password), binaries, account)
         (fresh / PASSWORD_FILE).touch(mode=0o600)
         (fresh / PASSWORD_FILE).write_text(password)
         give(fresh / PASSWORD_FILE, account)
@@ -59,6 +62,17 @@ def cluster_url(data_dir: Path, port: int) -> str:
     except FileNotFoundError:  # not made by us
         password = ""
     return f"postgresql://postgres{password}@127.0.0.1:{port}/postgres"
+
+
+def scram_verifier(password: str) -> str:
+    """What PostgreSQL keeps of a password (RFC 5803), made with one iteration instead of 4096. They slow down who
+    guesses, and each connection by 3 ms; nobody guesses 128 random bits."""
+    salt = secrets.token_bytes(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, 1)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    kept_salt, kept_stored, kept_server = (base64.b64encode(value).decode() for value in (salt, stored, server))
+    return f"SCRAM-SHA-256$1:{kept_salt}${kept_stored}:{kept_server}"
 
 
 def _initdb(fresh: Path, password: str, binaries: Path, account: ServerAccount | None) -> None:
