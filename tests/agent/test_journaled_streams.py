@@ -1,11 +1,13 @@
 """Requests that are streamed to the author's own code are paid for once, too. A provider over HTTP that counts."""
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Any
 
 import pytest
 from pydantic_ai import Agent, RunContext
+from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.messages import PartDeltaEvent, PartStartEvent, TextPart, TextPartDelta
+from pydantic_ai.run import AgentRunResultEvent
 
 from reflex.agent.context import AgentContext
 from reflex.core.settlement import Outcome
@@ -116,3 +118,55 @@ async def test_a_plain_retry_is_given_what_was_streamed(database_url: str, monke
 
         assert (await t.attempt(plain)).output == '"ship it"'
         assert (t.requests, calls) == (3, ["A"])
+
+
+async def by_run(agent: AbstractAgent[Any, str]) -> str:
+    return (await agent.run("how many?")).output
+
+
+async def by_iter(agent: AbstractAgent[Any, str]) -> str:
+    async with agent.iter("how many?") as run:
+        async for _ in run:
+            pass
+    assert run.result is not None
+    return run.result.output
+
+
+async def by_run_stream(agent: AbstractAgent[Any, str]) -> str:
+    async with agent.run_stream("how many?") as streamed:
+        return "".join([piece async for piece in streamed.stream_text(delta=True, debounce_by=None)])
+
+
+async def by_run_stream_events(agent: AbstractAgent[Any, str]) -> str:
+    async with agent.run_stream_events("how many?") as events:
+        (output,) = [event.result.output async for event in events if isinstance(event, AgentRunResultEvent)]
+        return output
+
+
+@pytest.mark.parametrize("by", [by_run, by_iter, by_run_stream, by_run_stream_events])
+async def test_an_agent_that_is_run_by_hand_is_paid_for_once_however_it_is_run(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, by: Callable[[AbstractAgent[Any, str]], Awaitable[str]]
+) -> None:
+    """Fails with the agent itself instead of ctx.durable(agent), or if one of the ways goes past it."""
+    calls: list[str] = []
+    async with till(database_url, monkeypatch, tool_call("stock", {"sku": "A"}), text("ship it at once")) as t:
+        agent: Agent[AgentContext, str] = Agent(deps_type=AgentContext)
+
+        @agent.tool
+        def stock(run: RunContext[AgentContext], sku: str) -> int:  # pyright: ignore[reportUnusedFunction]
+            calls.append(f"{sku} of {run.deps.event.type}")
+            return 7
+
+        async def function(ctx: AgentContext) -> str:
+            output = await by(ctx.durable(agent))
+            if ctx.attempt == 1:
+                raise RuntimeError("a bug")
+            return output
+
+        assert (await t.attempt(function)).outcome is Outcome.RETRY
+        assert (await t.journaled(), t.requests, len(calls)) == (3, 2, 1)
+        done = await t.attempt(function)
+        assert (done.outcome, done.output) == (Outcome.SUCCEEDED, '"ship it at once"')
+        assert (t.requests, len(calls)) == (2, 1)
+        assert '"replayed_requests":2' in (done.usage or "")
+        assert agent.name is None, "the author's agent is left as it was"

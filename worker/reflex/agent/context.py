@@ -304,6 +304,13 @@ class AgentContext:
 
         return await run_model_agent(agent, self, prompt, memory=memory, **options)
 
+    def durable(self, agent: "AbstractAgent[Any, OutputT]") -> "AbstractAgent[Any, OutputT]":
+        """The agent as `run_agent` runs it, for those who want to run it themselves: `run`, `run_stream`,
+        `run_stream_events` and `iter` of what this returns are journaled."""
+        from reflex.agent.durable_agent import DurableAgent
+
+        return DurableAgent(agent, self)
+
 
 def read_event(record: Event) -> BaseEvent:
     """The record as its registered class, or as an `UntypedEvent`.

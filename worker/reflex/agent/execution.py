@@ -3,10 +3,8 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import orjson
@@ -21,10 +19,8 @@ from reflex.core.events import BaseEvent
 from reflex.core.json_text import without_nul
 
 if TYPE_CHECKING:
-    from pydantic_ai import RunContext
     from pydantic_ai.agent import AbstractAgent
     from pydantic_ai.run import AgentRunResult
-    from pydantic_ai.settings import ModelSettings
 
 __all__ = [
     "AgentExited",
@@ -141,38 +137,9 @@ async def run_model_agent(
         from reflex.agent.message_history import remembering
 
         return await remembering(agent, ctx, prompt, options)
-    from pydantic_ai.usage import RunUsage
+    from reflex.agent.durable_agent import DurableAgent
 
-    options = {"deps": ctx, "usage": RunUsage(), **options}
-    models = ctx.models or Models()
-    options["model_settings"] = partial(settings_of, options.get("model_settings"), models.timeout_s)
-    if options.get("model") is None:
-        options["model"] = models.model_for(agent)
-    if not any(usage is options["usage"] for usage in ctx.usages):
-        ctx.usages.append(options["usage"])
-    replaying, recording = nullcontext(), nullcontext()
-    if ctx.journal is not None:
-        from reflex.agent.journaling import Journaling, replay_scope
-
-        ours = Journaling(ctx, ctx.journal, options["usage"])
-        options["capabilities"] = [*(options.get("capabilities") or ()), ours]
-        replaying, recording = replay_scope(), ctx.journal.around_run()
-    naming = agent.override(name=ctx.trigger) if agent.name is None else nullcontext()
-    with replaying, naming:
-        async with recording:
-            return await agent.run(prompt_about(ctx) if prompt is None else prompt, **options)
-
-
-def settings_of(given: Any, timeout_s: float | None, run: "RunContext[Any]") -> "ModelSettings":
-    """The settings given for this run, without the retries of the provider's client, and with a time limit. Retries
-    belong to the queue, where they survive a crash and hold no slot; the client's would multiply them. Who asks for
-    `max_retries` or `request_timeout`, in the agent or for the run, gets them."""
-    asked: ModelSettings = cast("Any", given)(run) if callable(given) else given or {}
-    known = {*(run.model_settings or {}), *getattr(run.model, "unsupported_settings", ())}
-    ours: ModelSettings = {"max_retries": 0}
-    if timeout_s is not None:
-        ours["request_timeout"] = timeout_s
-    return cast("ModelSettings", {**{name: value for name, value in ours.items() if name not in known}, **asked})
+    return await DurableAgent(agent, ctx).run(prompt_about(ctx) if prompt is None else prompt, **options)
 
 
 async def prompt_of(trigger: Trigger, ctx: AgentContext) -> str:
