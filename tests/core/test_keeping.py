@@ -27,6 +27,7 @@ from reflex.core.periods import DAY, Periods
 from reflex.core.registration import Registered
 from reflex.core.retention import take_turn
 from reflex.core.settlement import Claimed, Outcome
+from reflex.core.waiting import Wait, WaitKind
 from reflex.core.workers import Incarnation, enlist
 from tests.core.log_fixtures import BEGINNING, place_all, read_all
 from tests.processes import eventually
@@ -123,7 +124,9 @@ async def test_a_partition_stays_until_its_last_event_is_as_old_as_is_kept(db: A
     assert second.name not in await names(db)
 
 
-@pytest.mark.parametrize("where", ["delivery", "scheduled", "lease", "ordered", "dead_letter", "gathered", "appended"])
+@pytest.mark.parametrize(
+    "where", ["delivery", "scheduled", "waiting", "lease", "ordered", "dead_letter", "gathered", "appended"]
+)
 async def test_what_is_needed_outlives_its_partition_runs_and_goes_with_a_later_pass(
     db: AsyncConnection[Any], where: str
 ) -> None:
@@ -142,10 +145,13 @@ async def test_what_is_needed_outlives_its_partition_runs_and_goes_with_a_later_
     else:
         await append(db, [kept, gone])
         await place_all(db)
-    if where in ("lease", "dead_letter", "gathered"):
+    if where in ("lease", "dead_letter", "gathered", "waiting"):
         leases = await claim(db, registered, worker_id)
     if where == "dead_letter":
         await settle(db, worker_id, leases, Outcome.DEAD)
+    if where == "waiting":  # for a person
+        wait = Wait(WaitKind.APPROVAL, "a refund", DAY)
+        await settle(db, worker_id, leases, Outcome.WAITING, retry_in=wait.at_most, wait=wait)
     if where == "gathered":
         terms = Gathering("s", 2, max_interval=timedelta(hours=1))
         await settle(db, worker_id, leases, Outcome.SKIPPED, gathers=terms)
