@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from reflex.cli.embedded_postgres import EmbeddedPostgres
 from reflex.core.database import conninfo, describe, sqlalchemy_url, with_database
 from reflex.core.errors import ConfigurationError, DatabaseUnavailable
 from reflex.core.migrate import upgrade
+from reflex.testing.recycling import emptied, keep_rows, shape_of
 
 __all__ = ["Databases", "close_shared", "shared_databases"]
 
@@ -59,10 +60,12 @@ class Databases:
         self._url = ""
         self._conn: Connection[Any] | None = None
         self.template = f"reflex_testing_{uuid4().hex[:12]}"
-        # Copying and dropping take the server some 80 ms a database: it does so while the test goes on.
+        # Copying and emptying take the server some time: it does so while the test goes on.
         self._server = ThreadPoolExecutor(1, thread_name_prefix="reflex testing")
         self._next: Future[str] | None = None
         self._dropping: Future[None] | None = None
+        self._shape = ""
+        self._emptied: list[str] = []
 
     def fresh(self) -> str:
         """Address of a new database, migrated and empty. The first one takes a second or two.
@@ -75,8 +78,11 @@ class Databases:
         # Taken before it is looked at: one that failed is not given again.
         prepared, self._next = self._next, None
         url = (prepared or self._server.submit(self._copy, conn)).result()
-        self._next = self._server.submit(self._copy, conn)
+        self._next = self._server.submit(self._another, conn)
         return url
+
+    def _another(self, conn: Connection[Any]) -> str:
+        return self._emptied.pop() if self._emptied else self._copy(conn)
 
     def _copy(self, conn: Connection[Any]) -> str:
         name = f"reflex_testing_{uuid4().hex[:12]}"
@@ -88,14 +94,32 @@ class Databases:
         )
         set_path = sql.SQL("ALTER DATABASE {} SET search_path = " + SEARCH_PATH)
         conn.execute(set_path.format(sql.Identifier(name)))
-        return with_database(self._url, name)
+        url = with_database(self._url, name)
+        if not self._shape:
+            with psycopg.connect(conninfo(url, name="reflex testing"), autocommit=True) as made:
+                self._shape = shape_of(made)
+        return url
 
     def drop(self, url: str) -> None:
-        """Drop a database that `fresh` made, whoever is connected to it, soon. Raises what went wrong the last time."""
+        """Have done with a database that `fresh` made, whoever is connected to it, soon: it is emptied and given again,
+        or dropped. Raises what went wrong the last time."""
         if self._conn is not None:
             if self._dropping is not None:
                 self._dropping.result()
-            self._dropping = self._server.submit(self._drop, self._conn, url)
+            self._dropping = self._server.submit(self._empty_or_drop, self._conn, url)
+
+    def _empty_or_drop(self, conn: Connection[Any], url: str) -> None:
+        name = urlsplit(url).path.removeprefix("/")
+        others = "SELECT count(pg_terminate_backend(pid, 1000)) FROM pg_stat_activity WHERE datname = %s"
+        # On a server that others use as well, none is kept longer than it is needed.
+        if not self._given:
+            with suppress(psycopg.Error):
+                conn.execute(others, [name])
+                with psycopg.connect(conninfo(url, name="reflex testing"), autocommit=True) as used:
+                    if emptied(used, self._shape):
+                        self._emptied.append(url)
+                        return
+        self._drop(conn, url)
 
     def _drop(self, conn: Connection[Any], url: str) -> None:
         name = urlsplit(url).path.removeprefix("/")
@@ -107,6 +131,7 @@ class Databases:
         # Here, and no more in the thread: at the exit of the interpreter none can be given anything to do.
         if self._conn is not None and self._next is not None and self._next.exception() is None:
             self._drop(self._conn, self._next.result())
+        self._emptied.clear()  # they go with our server
         self._stack.close()
         self._conn = self._next = None
 
@@ -148,6 +173,7 @@ class Databases:
         upgrade(url)
         with psycopg.connect(conninfo(url, name="reflex testing"), autocommit=True) as made:
             set_up_clock(made)
+            keep_rows(made)
         # An open connection would stop the copying.
         conn.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(template))
         return conn
