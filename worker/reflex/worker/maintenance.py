@@ -112,7 +112,10 @@ class Maintenance:
             for name, chore in chores.items():
                 if self.due.get(name, 0.0) <= now:
                     with answered_within(self.lease_timeout_s * LEASE_TIMEOUTS_PER_CHORE, conn):
-                        self.due[name] = now + await chore(conn)
+                        self.due[name] = math.inf
+                        again = now + await chore(conn)
+                        # Who woke it while it was at it is not forgotten.
+                        self.due[name] = min(again, self.due.get(name, 0.0))
             self.signal.clear()
             try:
                 async with asyncio.timeout(max(0.0, min(self.due.get(name, 0.0) for name in chores) - boot_clock())):

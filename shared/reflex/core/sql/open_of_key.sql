@@ -1,6 +1,6 @@
 -- The deliveries of a trigger that have not ended and whose events have this key and were accepted before a moment, or at
 -- that moment under a lower id. What is to be cancelled already is not among them. What runs comes last: its slot, or its
--- lane, would go on with what is to end as well. Of those the youngest is the first, for it may be claimed and not begun.
+-- lane, would go on with what is to end as well.
 -- One statement, so one snapshot: a delivery that moves meanwhile is seen in one of its places.
 -- Run unprepared: the planner makes of lane_key(…) what the path says, and for an event's own key there is an index. Any
 -- other key is where the trigger's deliveries are: in `ordered` by the index of its lanes, elsewhere by asking each one
@@ -39,5 +39,5 @@ WHERE NOT EXISTS (
     SELECT FROM reflex.cancellation
     WHERE cancellation.trigger_id = %(trigger_id)s AND cancellation.event_id = open.event_id
 )
-ORDER BY open.runs, CASE WHEN open.runs THEN open.event_id END DESC, open.event_id
+ORDER BY open.runs, open.event_id
 LIMIT %(limit)s
