@@ -21,10 +21,9 @@ from reflex.core.checks.durability import standbys_wanted
 from reflex.core.checks.reaching import judge_round_trip
 from reflex.core.checks.server_settings import identifier
 from reflex.core.database import connect, with_database
-from reflex.core.ids import new_id
+from reflex.core.ids import first_id_at, new_id
 from reflex.core.log import append
 from reflex.core.migrate import upgrade
-from reflex.core.pages import first_id_at
 from reflex.core.settings import Settings
 from tests.checking import check_named, checked, checked_all, cure, only_problem, statements, told
 from tests.faults import FaultProxy

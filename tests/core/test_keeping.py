@@ -18,20 +18,19 @@ from reflex.core.batches import Gathering
 from reflex.core.cursors import CursorExpired
 from reflex.core.database import connect
 from reflex.core.dead_letters import DeadLetterFilter, retry_dead_letters
-from reflex.core.ids import new_id
 from reflex.core.keeping import Keeping, Kept, end_of_drops
 from reflex.core.log import append
 from reflex.core.log_reading import log_bounds
-from reflex.core.partitions import Partition, first_id, list_partitions
+from reflex.core.partitions import Partition, list_partitions
 from reflex.core.periods import DAY, Periods
 from reflex.core.registration import Registered
 from reflex.core.retention import take_turn
 from reflex.core.settlement import Claimed, Outcome
 from reflex.core.waiting import Wait, WaitKind
-from reflex.core.workers import Incarnation, enlist
 from tests.core.log_fixtures import BEGINNING, place_all, read_all
+from tests.core.test_partitions import id_at
 from tests.processes import eventually
-from tests.queue_fixtures import claim_ordered, count, new_event, ordered_shop, publish, settled, shop
+from tests.queue_fixtures import claim_ordered, count, enlisted, new_event, ordered_shop, publish, settled, shop
 
 NOW = datetime.now(UTC)
 LATER = NOW + 60 * DAY
@@ -50,13 +49,6 @@ async def names(db: AsyncConnection[Any], table: str = "event") -> list[str]:
     return [part.name for part in await list_partitions(db, table)]
 
 
-async def at_work(db: AsyncConnection[Any], registered: Registered) -> UUID:
-    worker_id = new_id()
-    ids = list(registered.trigger_ids.values())
-    await enlist(db, Incarnation(worker_id, registered.app_id, ids, "host", 1, 10))
-    return worker_id
-
-
 async def claim(db: AsyncConnection[Any], registered: Registered, worker_id: UUID) -> list[Claimed]:
     return await claim_ordered(db, worker_id, registered)
 
@@ -69,13 +61,13 @@ async def settle(
 
 
 async def run_all(db: AsyncConnection[Any], registered: Registered, outcome: Outcome = Outcome.SUCCEEDED) -> UUID:
-    worker_id = await at_work(db, registered)
+    worker_id = await enlisted(db, registered)
     await settle(db, worker_id, await claim(db, registered, worker_id), outcome)
     return worker_id
 
 
 def event_of(moment: datetime, **fields: Any) -> Any:
-    return new_event(**fields)._replace(event_id=UUID(int=first_id(moment).int + new_event().event_id.int % 2**60))
+    return new_event(**fields)._replace(event_id=id_at(moment))
 
 
 async def test_a_month_goes_by_dropping_a_table_with_all_that_belonged_to_its_events(db: AsyncConnection[Any]) -> None:
@@ -133,7 +125,7 @@ async def test_what_is_needed_outlives_its_partition_runs_and_goes_with_a_later_
     """Fails if the table is not asked before the drop: the delivery is there, and its event is not; or if the event
     stays for ever."""
     registered = await (ordered_shop(db) if where == "ordered" else shop(db))
-    worker_id = await at_work(db, registered)
+    worker_id = await enlisted(db, registered)
     kept = new_event("weather.changed" if where == "appended" else "order.created", key="k",
                      delay=DAY if where == "scheduled" else None)  # fmt: skip
     gone = new_event("weather.changed")
@@ -181,7 +173,7 @@ async def test_the_attempts_of_a_dead_letter_stay_as_long_as_it(db: AsyncConnect
     registered = await shop(db)
     await publish(db, 3)
     await place_all(db)
-    worker_id = await at_work(db, registered)
+    worker_id = await enlisted(db, registered)
     one, *others = await claim(db, registered, worker_id)
     await settle(db, worker_id, [one], Outcome.DEAD, error="no such address")
     await settle(db, worker_id, others)
@@ -226,7 +218,7 @@ async def test_runs_that_are_kept_shorter_go_before_their_events(db: AsyncConnec
     registered = await shop(db)
     await publish(db, 2)
     await place_all(db)
-    worker_id = await at_work(db, registered)
+    worker_id = await enlisted(db, registered)
     done, later = await claim(db, registered, worker_id)
     await settle(db, worker_id, [done])
     await settle(db, worker_id, [later], Outcome.RETRY, retry_in=timedelta(hours=1))
@@ -325,7 +317,7 @@ async def test_a_delivery_that_is_being_made_of_an_old_event_keeps_it(
 
             await eventually(waits, timeout_s=5)
         assert (await passing).dropped
-    worker_id = await at_work(db, registered)
+    worker_id = await enlisted(db, registered)
     assert [lease.event_id for lease in await claim(db, registered, worker_id)] == [event_id]
 
 
@@ -406,5 +398,5 @@ async def test_a_pass_that_ends_in_the_middle_of_a_drop_has_done_nothing(db: Asy
         await keep(db)
     await db.execute("DROP EVENT TRIGGER stop")
     assert "event_first" in await names(db)
-    worker_id = await at_work(db, registered)
+    worker_id = await enlisted(db, registered)
     assert [lease.event_id for lease in await claim(db, registered, worker_id)] == [event_id]

@@ -10,8 +10,9 @@ from psycopg import AsyncConnection
 
 import reflex.core.partitions as partitions_module
 from reflex.core.database import connect
+from reflex.core.ids import first_id_at, time_of
 from reflex.core.log import append
-from reflex.core.partitions import Busy, Partition, first_id, list_partitions, make_ahead, time_of
+from reflex.core.partitions import Busy, Partition, list_partitions, make_ahead
 from reflex.core.periods import DAY, Periods, boundary_after, partition_width
 from reflex.core.retention import take_turn
 from tests.queue_fixtures import count, new_event
@@ -28,7 +29,7 @@ async def make(
 
 
 def id_at(moment: datetime) -> UUID:
-    return UUID(int=first_id(moment).int + new_event().event_id.int % 2**60)
+    return UUID(int=first_id_at(moment).int + new_event().event_id.int % 2**60)
 
 
 async def where(db: AsyncConnection[Any], event_id: UUID) -> str:
@@ -42,8 +43,8 @@ def test_an_id_and_its_time() -> None:
     event = new_event()
     assert abs(time_of(event.event_id) - datetime.now(UTC)) < timedelta(seconds=5)
     moment = datetime(2026, 12, 1, 10, 30, 0, 123_000, UTC)
-    assert time_of(first_id(moment)) == moment
-    assert first_id(moment) < id_at(moment) < first_id(moment + timedelta(milliseconds=1))
+    assert time_of(first_id_at(moment)) == moment
+    assert first_id_at(moment) < id_at(moment) < first_id_at(moment + timedelta(milliseconds=1))
 
 
 @pytest.mark.parametrize(("days", "width"), [(1, 1), (8, 1), (15, 1), (16, 2), (30, 3), (60, 7), (365, 45), (None, 90)])

@@ -10,10 +10,10 @@ from psycopg import AsyncConnection
 
 from reflex.core import queue
 from reflex.core.errors import NotFound
-from reflex.core.ids import new_id
+from reflex.core.ids import first_id_at, new_id
 from reflex.core.log import append
 from reflex.core.overview import describe_problems, read_overview
-from reflex.core.pages import QueryRejected, first_id_at, parse_moment
+from reflex.core.pages import QueryRejected, parse_moment
 from reflex.core.reads import COUNT_LIMIT, get_event, list_event_types, list_events, list_triggers
 from reflex.core.rows import to_json
 from reflex.core.settlement import Outcome

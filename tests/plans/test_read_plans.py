@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from reflex.core.dead_letters import DeadLetterFilter
-from reflex.core.pages import first_id_at
+from reflex.core.ids import first_id_at
 from reflex.core.reads import FIRST_ID, LAST_ID
 from reflex.core.restriction import UNRESTRICTED
 from reflex.core.statements import statement

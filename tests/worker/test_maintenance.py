@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+from psycopg import AsyncConnection
 from structlog.testing import capture_logs
 
 import reflex.worker.maintenance as maintenance_module
@@ -35,6 +37,15 @@ async def maintained(
         await asyncio.gather(running, return_exceptions=True)
 
 
+async def held_by_the_dead(conn: AsyncConnection[Any]) -> None:
+    """A delivery that was claimed by a worker whose heartbeat is an hour old."""
+    registered = await shop(conn)
+    await publish(conn)
+    worker_id = await enlisted(conn, registered)
+    await claim(conn, worker_id, list(registered.trigger_ids.values()))
+    await conn.execute("UPDATE reflex.worker SET heartbeat_at = now() - interval '1 hour'")
+
+
 async def test_what_is_due_becomes_pending_when_it_is_due(database_url: str) -> None:
     """Fails if the loop sleeps its longest time instead of until the next one is due."""
     async with await connect(database_url, name="t") as conn:
@@ -54,11 +65,7 @@ async def test_nobody_is_declared_dead_right_after_an_outage(database_url: str) 
     """After an outage every heartbeat is old. Fails without `steady_since`: the first worker back would reap all the
     others, and everything they do would be done twice."""
     async with await connect(database_url, name="t") as conn:
-        registered = await shop(conn)
-        await publish(conn)
-        worker_id = await enlisted(conn, registered)
-        await claim(conn, worker_id, list(registered.trigger_ids.values()))
-        await conn.execute("UPDATE reflex.worker SET heartbeat_at = now() - interval '1 hour'")
+        await held_by_the_dead(conn)
         async with maintained(database_url, lease_timeout_s=2):
             await asyncio.sleep(1)
             assert await count(conn, "worker") == 1
@@ -150,11 +157,7 @@ async def test_retention_that_fails_is_in_nobodys_way(database_url: str) -> None
     """Fails if an error of one chore begins all of them anew: what died is never reaped, for nobody is declared dead
     right after a beginning."""
     async with await connect(database_url, name="t") as conn:
-        registered = await shop(conn)
-        await publish(conn)
-        worker_id = await enlisted(conn, registered)
-        await claim(conn, worker_id, list(registered.trigger_ids.values()))
-        await conn.execute("UPDATE reflex.worker SET heartbeat_at = now() - interval '1 hour'")
+        await held_by_the_dead(conn)
         await conn.execute("ALTER TABLE reflex.session RENAME TO not_there")
         with capture_logs() as said:
             async with maintained(database_url, keep=timedelta(days=1)):

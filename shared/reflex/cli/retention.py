@@ -1,7 +1,7 @@
 """`reflex retention`: what is kept for how long, in which partitions; and a pass of it by hand."""
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 import typer
 
@@ -10,14 +10,12 @@ from reflex.cli.tables import print_json, print_table
 from reflex.core.durations import written
 from reflex.core.errors import ReflexError
 from reflex.core.keeping import Keeping, Kept, goes_whole, is_over
-from reflex.core.partitions import Partition, list_partitions
-from reflex.core.periods import EPOCH, Periods, partition_width
+from reflex.core.partitions import TABLES, Partition, end_of, list_partitions
+from reflex.core.periods import Periods, partition_width
 from reflex.core.settings import Settings
 from reflex.core.statements import only_row
 
 __all__ = ["keep_now", "show_retention"]
-
-TABLES: Final = ("event", "run")
 
 
 async def show_retention(settings: Settings, *, as_json: bool) -> None:
@@ -90,7 +88,7 @@ async def keep_now(settings: Settings, *, as_json: bool) -> None:
 
 
 def warnings(partitions: list[Partition], now: datetime) -> list[str]:
-    end = max((part.until for part in partitions if part.until), default=EPOCH)
+    end = end_of(partitions)
     rest = next(part for part in partitions if part.is_rest)
     if end > now:
         return []

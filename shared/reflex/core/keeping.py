@@ -5,7 +5,8 @@
 One worker at a time does it, in portions, each a commit: what else is due does not wait for all of it.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -15,16 +16,16 @@ from psycopg import AsyncConnection
 from reflex.core.cursors import Cursor
 from reflex.core.dead_letters import DeadLetterFilter, purge_dead_letters
 from reflex.core.durations import written
+from reflex.core.ids import first_id_at
 from reflex.core.log_reading import drop_log, log_of_ids_before
 from reflex.core.partition_dropping import Dropped, drop_partition
-from reflex.core.partitions import Busy, Partition, first_id, list_partitions, make_ahead
+from reflex.core.partitions import TABLES, Busy, Partition, list_partitions, make_ahead
 from reflex.core.periods import Periods, partition_width
 from reflex.core.retention import PORTION, Pruned, Pruning, take_turn
 from reflex.core.statements import only_row
 
 __all__ = ["Keeping", "Kept", "end_of_drops", "goes_whole", "is_over"]
 
-TABLES: Final = ("event", "run")
 BEGINNING: Final = Cursor(0, 0)
 
 Step = Callable[[AsyncConnection[Any], bool], Awaitable[bool | None]]
@@ -102,7 +103,7 @@ class Keeping:
 
     async def _make(self, conn: AsyncConnection[Any], wait: bool) -> bool | None:
         for table in TABLES:
-            try:
+            with self._hindered(table):
                 async with conn.transaction():
                     if not await take_turn(conn, wait=wait):
                         return None
@@ -111,10 +112,6 @@ class Keeping:
                         whatever_it_takes=self._whatever_it_takes,
                     )  # fmt: skip
                 self._add(made=(*self.done.made, *made))
-            except Busy:
-                self._add(busy=(*self.done.busy, table))
-            except psycopg.errors.InsufficientPrivilege:
-                self._add(not_owner=True)
         return False
 
     async def _drop(self, conn: AsyncConnection[Any], wait: bool) -> bool | None:
@@ -125,30 +122,32 @@ class Keeping:
         if not left or self.done.not_owner:
             return False
         part = left[0]
-        before, with_events = None, False
         if part.table == "event":
             # Before anything goes, readers have to be told that it does.
             await drop_log(conn, until=await self._log_until(conn, part.until))
-        elif self._periods.runs is None:
-            with_events = True
-        if period := self._periods.of(part.table) if not with_events else None:
-            before = self.now - period
-        try:
+        with_events = part.table == "run" and self._periods.runs is None
+        period = self._periods.of(part.table)
+        before = self.now - period if period and not with_events else None
+        with self._hindered(part.table):
             async with conn.transaction():
                 if not await take_turn(conn, wait=wait):
                     return None
                 dropped = await drop_partition(conn, part, before=before, with_events=with_events)
+            if dropped is None:
+                self._add(stay=(*self.done.stay, part))
+            else:
+                self._add(dropped=(*self.done.dropped, dropped))
+        return True
+
+    @contextmanager
+    def _hindered(self, table: str) -> Generator[None]:
+        """What keeps partitions from being made or dropped is noted, and the rest of the pass goes on."""
+        try:
+            yield
         except Busy:
-            self._add(busy=(*self.done.busy, part.table))
-            return True
+            self._add(busy=(*self.done.busy, table))
         except psycopg.errors.InsufficientPrivilege:
             self._add(not_owner=True)
-            return False
-        if dropped is None:
-            self._add(stay=(*self.done.stay, part))
-        else:
-            self._add(dropped=(*self.done.dropped, dropped))
-        return True
 
     async def _prune(self, conn: AsyncConnection[Any], wait: bool) -> bool | None:
         """What belonged to events that went, and those that no partition took with it."""
@@ -172,14 +171,14 @@ class Keeping:
         """Those that went with their partition: the row-wise pass finds them by the type that an event has."""
         if self._end is None:
             return False
-        parameters = {"event_id": first_id(self._end), "limit": PORTION}
+        parameters = {"event_id": first_id_at(self._end), "limit": PORTION}
         return (await only_row(conn, "forget_unrouted", parameters))[0] == PORTION
 
     async def _forget_runs(self, conn: AsyncConnection[Any], wait: bool) -> bool:
         if self._periods.runs is None:
             return False
         before = self.now - self._periods.runs
-        parameters = {"event_id": first_id(before), "before": before, "limit": PORTION}
+        parameters = {"event_id": first_id_at(before), "before": before, "limit": PORTION}
         forgotten = (await only_row(conn, "forget_runs", parameters))[0]
         self._add(runs=self.done.runs + forgotten)
         return forgotten == PORTION
@@ -188,7 +187,7 @@ class Keeping:
         """The end of the log of events that were made before then; the beginning, if nothing goes."""
         if end is None or self._periods.events is None:
             return BEGINNING
-        return await log_of_ids_before(conn, first_id(end), end, at_most=self.now - self._periods.events)
+        return await log_of_ids_before(conn, first_id_at(end), end, at_most=self.now - self._periods.events)
 
     def _add(self, **changes: Any) -> None:
         self.done = self.done._replace(**changes)

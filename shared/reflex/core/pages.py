@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar, Final, Generic, TypeVar
-from uuid import UUID
 
 from reflex.core.durations import parse_duration
 from reflex.core.errors import EventRejected
 
-__all__ = ["DEFAULT_LIMIT", "MAX_LIMIT", "Page", "QueryRejected", "check_limit", "first_id_at", "parse_moment"]
+__all__ = ["DEFAULT_LIMIT", "MAX_LIMIT", "Page", "QueryRejected", "check_limit", "parse_moment"]
 
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 500
@@ -69,12 +68,6 @@ def cut(rows: Sequence[Row], limit: int) -> tuple[list[Row], Row | None]:
     """A page of at most `limit` out of `limit + 1` rows that were asked for, and the row to continue after, if any."""
     page = list(rows[:limit])
     return page, page[-1] if len(rows) > limit else None
-
-
-def first_id_at(moment: datetime) -> UUID:
-    """The least id that could have been made at that moment: ids are UUIDv7 and begin with their milliseconds."""
-    milliseconds = int(moment.timestamp() * 1000)
-    return UUID(int=min(max(milliseconds, 0), 2**48 - 1) << 80)
 
 
 def parse_moment(text: str, *, field: str, now: datetime | None = None) -> datetime:

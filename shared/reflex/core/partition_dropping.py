@@ -6,7 +6,9 @@ from uuid import UUID
 
 from psycopg import AsyncConnection, sql
 
-from reflex.core.partitions import Partition, first_id, locking, named
+from reflex.core.ids import first_id_at
+from reflex.core.partitions import Partition, locking, named
+from reflex.core.reads import FIRST_ID
 from reflex.core.statements import statement
 
 __all__ = ["Dropped", "drop_partition"]
@@ -22,7 +24,6 @@ PLACES: Final = {
     "run": "SELECT mine.ctid FROM reflex.trigger CROSS JOIN LATERAL (SELECT ctid FROM {part} AS run "
     "WHERE run.trigger_id = trigger.trigger_id AND run.event_id = ANY(%(kept)s::uuid[]) OFFSET 0) AS mine",
 }
-NO_ID: Final = UUID(int=0)
 
 
 class Dropped(NamedTuple):
@@ -54,8 +55,8 @@ async def drop_partition(
     assert partition.until is not None
     names = {"table": named(partition.table), "part": named(partition.name)}
     within = {
-        "low": first_id(partition.since) if partition.since else NO_ID,
-        "high": first_id(partition.until),
+        "low": first_id_at(partition.since) if partition.since else FIRST_ID,
+        "high": first_id_at(partition.until),
         "limit": MOVED_ROWS + 1,
     }
     async with locking(conn):

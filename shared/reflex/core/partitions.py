@@ -7,19 +7,21 @@ What no partition takes is in the rest: events that came when nobody had made a 
 outlive the partition they were in. So nothing is refused, and nothing that is needed is in the way of what is not.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
-from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection, sql
 
+from reflex.core.ids import first_id_at, time_of
 from reflex.core.periods import DAY, EPOCH, boundary_after
 from reflex.core.statements import statement
 
-__all__ = ["Busy", "Partition", "first_id", "list_partitions", "locking", "make_ahead", "time_of"]
+__all__ = ["TABLES", "Busy", "Partition", "end_of", "list_partitions", "locking", "make_ahead", "named"]
+
+TABLES: Final = ("event", "run")
 
 # Appends and claims wait while a lock is waited for, so that is not for long; it is tried again later.
 LOCK_TIMEOUT: Final = "300ms"
@@ -56,14 +58,9 @@ class Partition(NamedTuple):
         return self.until is not None and self.until <= moment
 
 
-def first_id(moment: datetime) -> UUID:
-    """The least id that an event of that millisecond can have."""
-    return UUID(int=round(moment.timestamp() * 1000) << 80)
-
-
-def time_of(event_id: UUID) -> datetime:
-    """When an id was made, by the clock of whoever made it."""
-    return datetime.fromtimestamp((event_id.int >> 80) / 1000, UTC)
+def end_of(partitions: Iterable[Partition]) -> datetime:
+    """Until when those of a table are made."""
+    return max((part.until for part in partitions if part.until is not None), default=EPOCH)
 
 
 async def list_partitions(conn: AsyncConnection[Any], table: str | None = None) -> list[Partition]:
@@ -94,7 +91,7 @@ async def make_ahead(
         psycopg.errors.InsufficientPrivilege: The role does not own the tables.
     """
     parts = await list_partitions(conn, table)
-    end = max((part.until for part in parts if part.until is not None), default=EPOCH)
+    end = end_of(parts)
     rest = next(part for part in parts if part.is_rest)
     # Nobody was there to make them in time: what came since is in the rest.
     begin = end if end > now else max(end, boundary_after(now, width) - width)
@@ -119,7 +116,7 @@ async def make(conn: AsyncConnection[Any], part: Partition, rest: Partition) -> 
     assert part.since is not None
     assert part.until is not None
     names = {"table": named(part.table), "part": named(part.name), "rest": named(rest.name)}
-    within = {"low": first_id(part.since), "high": first_id(part.until), "limit": MOVED_ROWS + 1}
+    within = {"low": first_id_at(part.since), "high": first_id_at(part.until), "limit": MOVED_ROWS + 1}
     counted = sql.SQL(
         "SELECT count(*) FROM (SELECT FROM {rest} WHERE event_id >= %(low)s AND event_id < %(high)s "
         "LIMIT %(limit)s) AS few"

@@ -14,7 +14,7 @@ from psycopg.rows import DictRow, dict_row
 
 from reflex.core.errors import NotFound
 from reflex.core.events import check_type_pattern, pattern_bounds
-from reflex.core.ids import DeliveryId
+from reflex.core.ids import DeliveryId, first_id_at
 from reflex.core.pages import (
     DEFAULT_LIMIT,
     Page,
@@ -23,7 +23,6 @@ from reflex.core.pages import (
     cut,
     decode_cursor,
     encode_cursor,
-    first_id_at,
 )
 from reflex.core.restriction import UNRESTRICTED, Restriction, common_types
 from reflex.core.rows import (

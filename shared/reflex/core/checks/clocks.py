@@ -7,6 +7,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from reflex.core.checks.checkup import Check, Installation, Level, Looked, Need, Problem, number, seconds
+from reflex.core.ids import time_of
 from reflex.core.reads import fetch
 from reflex.core.statements import only_row
 
@@ -120,7 +121,7 @@ def id_time(event_id: UUID) -> datetime | None:
     if event_id.version != 7:
         return None
     try:
-        return datetime.fromtimestamp((event_id.int >> 80) / 1000, UTC)
+        return time_of(event_id)
     except (ValueError, OverflowError):  # beyond the year 9999
         return None
 

@@ -6,8 +6,8 @@ from typing import Final
 
 from reflex.core.checks.checkup import Check, Installation, Level, Looked, Need, Problem, number, seconds
 from reflex.core.keeping import is_over
-from reflex.core.partitions import READ_BYTES, Partition, list_partitions
-from reflex.core.periods import DAY, EPOCH, Periods
+from reflex.core.partitions import READ_BYTES, TABLES, Partition, end_of, list_partitions
+from reflex.core.periods import DAY, Periods
 from reflex.core.statements import only_row
 
 __all__ = ["PARTITIONS", "judge_partitions"]
@@ -25,12 +25,12 @@ async def look_at_partitions(installation: Installation) -> Looked:
     is_owner, now = await only_row(conn, "check_partitions")
     problems = [
         problem
-        for table in ("event", "run")
+        for table in TABLES
         for problem in judge_partitions(
             [part for part in partitions if part.table == table], installation.settings.periods(), is_owner, now=now
         )
     ]
-    end = min(end_of([part for part in partitions if part.table == table]) for table in ("event", "run"))
+    end = min(end_of([part for part in partitions if part.table == table]) for table in TABLES)
     return Looked(f"{number(len(partitions), 'partition')}, made until {end:%Y-%m-%d %H:%M %Z}", problems)
 
 
@@ -77,10 +77,6 @@ def judge_partitions(
             "reflex retention",
         )
     return problems
-
-
-def end_of(partitions: Sequence[Partition]) -> datetime:
-    return max((part.until for part in partitions if part.until is not None), default=EPOCH)
 
 
 PARTITIONS: Final = Check(

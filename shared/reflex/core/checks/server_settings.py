@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 
 from reflex.core.checks.checkup import Installation
 from reflex.core.reads import fetch
@@ -112,4 +112,4 @@ def cure(installation: Installation, setting: Setting, value: str) -> list[str]:
 
 def identifier(name: str) -> str:
     """A name as SQL has it."""
-    return '"' + name.replace('"', '""') + '"'
+    return sql.Identifier(name).as_string()
