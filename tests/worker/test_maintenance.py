@@ -94,6 +94,26 @@ async def test_after_a_freeze_it_waits_too(database_url: str) -> None:
         assert await count(conn, "worker") == 1
 
 
+async def test_who_wakes_a_chore_while_it_is_at_it_is_not_forgotten(database_url: str) -> None:
+    """Two deliveries are cancelled one right after the other. Fails if the chore's own answer, not before long, counts
+    for more than who came meanwhile."""
+    called = 0
+
+    async def cancel(conn: AsyncConnection[Any]) -> None:
+        nonlocal called
+        called += 1
+        if called == 1:
+            maintenance.wake("cancel")
+
+    maintenance = Maintenance(database_url, lease_timeout_s=60, cancel=cancel)
+    running = asyncio.create_task(maintenance.run())
+    try:
+        await eventually(lambda: called == 2, timeout_s=5)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_a_registration_routes_what_was_unrouted_at_once(database_url: str) -> None:
     """Promise 2. Fails if wake() does not bring the routing forward."""
     async with await connect(database_url, name="t") as conn, maintained(database_url) as maintenance:
