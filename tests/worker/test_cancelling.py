@@ -1,6 +1,7 @@
 """Cancelling runs of real workers: soon, whatever their code makes of it, and once."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from reflex.core.ids import DeliveryId, new_id
 from reflex.core.log import append
 from reflex.core.reads import read_deliveries
 from reflex.core.rows import DeliveryRow
-from reflex.core.settlement import Claimed, Outcome, Settlement
+from reflex.core.settlement import NOT_BEGUN, Claimed, Outcome, Settlement
 from reflex.worker.slots import Slots
 from tests.processes import SELDOM_LOOKS, ReflexProcess, eventually, worker
 from tests.queue_fixtures import count, is_quiet, new_event, settled
@@ -145,8 +146,10 @@ async def test_code_that_does_not_stop_loses_its_lease(
 
 
 async def ends(slots: Slots) -> None:
-    while slots.running:
-        await asyncio.wait(list(slots.running.values()))
+    async with asyncio.timeout(5):
+        while slots.running:
+            await asyncio.wait(list(slots.running.values()))
+            await asyncio.sleep(0)
 
 
 async def test_one_that_was_claimed_and_has_not_begun_never_does() -> None:
@@ -159,12 +162,12 @@ async def test_one_that_was_claimed_and_has_not_begun_never_does() -> None:
         await asyncio.sleep(0)
         return settled(claimed)
 
-    leases = [Claimed(1, new_id(), 1, 1, "a", "s", None, datetime.now(UTC), {}, None, None, 0, None) for _ in range(3)]
+    leases = claimed(3)
     finished = asyncio.Event()
     slots = Slots(1, attempt, finished.set)
     slots.take(leases)
-    slots.cancel(leases[1][:2], "why not")
-    slots.cancel(leases[1][:2], "again")
+    slots.cancel({leases[1][:2]: "why not"})
+    slots.cancel({leases[1][:2]: "again"})
     await ends(slots)
     assert [(each.event_id, each.outcome) for each in slots.finished] == [
         (leases[0].event_id, Outcome.SUCCEEDED),
@@ -175,6 +178,88 @@ async def test_one_that_was_claimed_and_has_not_begun_never_does() -> None:
     slots.take([leases[1]._replace(lease_epoch=2)])
     await ends(slots)
     assert ran[-1] == leases[1].event_id
+
+
+def claimed(number: int) -> list[Claimed]:
+    return [
+        Claimed(1, new_id(), 1, 1, "a", "s", None, datetime.now(UTC), {}, None, None, 0, None) for _ in range(number)
+    ]
+
+
+def ends_by_cancelling(slots: Slots, first: Claimed) -> None:
+    slots.cancel({first[:2]: "why not"})
+
+
+def ends_by_losing(slots: Slots, first: Claimed) -> None:
+    slots.abandon([batch for batch in slots.running if batch.left[0] is first])
+
+
+@pytest.mark.parametrize(
+    ("end", "outcomes"),
+    [(ends_by_cancelling, [Outcome.CANCELLED, Outcome.SUCCEEDED]), (ends_by_losing, [Outcome.SUCCEEDED])],
+)
+async def test_a_slot_that_has_just_got_its_delivery_gets_free_again(
+    end: Callable[[Slots, Claimed], None], outcomes: list[Outcome]
+) -> None:
+    """A task that is cancelled before its first step has no first step. Fails if it is: the slot would be taken, and
+    the delivery leased, for as long as the worker lives."""
+    ran: list[Any] = []
+
+    async def attempt(lease: Claimed) -> Settlement:
+        ran.append(lease)
+        return settled(lease)
+
+    slots = Slots(1, attempt, lambda: None)
+    first, second = claimed(2)
+    slots.take([first, second])
+    end(slots, first)
+    await ends(slots)
+    assert [each.outcome for each in slots.finished] == outcomes
+    assert (ran, slots.busy) == ([second], 0)
+
+
+async def test_who_stops_gives_back_what_a_slot_has_just_got_as_not_begun() -> None:
+    """Fails if its task is cancelled: its attempt would count, and be said not to stop; or if the slots that get free
+    are filled: what waited for one would run in a worker that has stopped, perhaps since its leases are somebody
+    else's."""
+    ran: list[Any] = []
+
+    async def attempt(lease: Claimed) -> Settlement:
+        ran.append(lease)
+        return await asyncio.sleep(3600, settled(lease))
+
+    slots = Slots(2, attempt, lambda: None)
+    first, second, third = claimed(3)
+    slots.take([first])
+    await asyncio.sleep(0)
+    slots.take([second, third])
+    await slots.stop()
+    await asyncio.sleep(0)
+    assert sorted((each.event_id, each.reason) for each in slots.finished) == [
+        (first.event_id, None), (second.event_id, NOT_BEGUN), (third.event_id, NOT_BEGUN)
+    ]  # fmt: skip
+    assert (ran, slots.running, slots.busy) == ([first], {}, 0)
+
+
+async def test_what_is_given_back_although_it_was_cancelled_ends() -> None:
+    """Two of a lane were cancelled, and the third goes to whoever claims it next. Fails if the second one goes with it:
+    somebody else would have to end it, and be told of it by nobody."""
+    slots = Slots(1, lambda lease: asyncio.sleep(3600, settled(lease)), lambda: None)
+    lane = [each._replace(lane_key="a") for each in claimed(3)]
+    slots.take(lane)
+    await asyncio.sleep(0)
+    slots.cancel({each[:2]: "why not" for each in lane[:2]})
+    await ends(slots)
+    slots.take(prefetched := claimed(2))
+    slots.cancel({prefetched[1][:2]: "why not"})
+    slots.give_back(0)
+    assert [(each.event_id, each.outcome) for each in slots.finished] == [
+        (lane[0].event_id, Outcome.CANCELLED),
+        (lane[1].event_id, Outcome.CANCELLED),
+        (lane[2].event_id, Outcome.RELEASED),
+        (prefetched[1].event_id, Outcome.CANCELLED),
+    ]
+    await slots.stop()
 
 
 async def test_in_a_lane_the_next_one_runs(database_url: str, folder: Path, db: AsyncConnection[Any]) -> None:

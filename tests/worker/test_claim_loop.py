@@ -12,6 +12,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from reflex.core import queue
+from reflex.core.cancelling import asked_cancellations, cancel_delivery
 from reflex.core.database import connect
 from reflex.core.queue import Exchanged
 from reflex.core.registration import Registered
@@ -211,6 +212,42 @@ async def test_a_claim_whose_answer_was_lost_is_taken_up(database_url: str, monk
         await publish(conn, 3)
         await eventually(lambda: all_settled(conn, 3))
         assert lost
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_what_is_to_end_while_it_is_being_claimed_never_begins(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    """PostgreSQL has given the lease, and the worker is told to end it before it is told that it has it; or is never
+    told. Fails if it forgets what it does not know: nobody would tell it again."""
+    real = queue.exchange
+    cancelled: list[UUID] = []
+    ran: list[UUID] = []
+
+    async def attempt(lease: Claimed) -> Settlement:
+        ran.append(lease.event_id)
+        return settled(lease)
+
+    async def meanwhile(conn: AsyncConnection[Any], *, worker_id: UUID, **rest: Any) -> Exchanged:
+        exchanged = await real(conn, worker_id=worker_id, **rest)
+        if exchanged.claimed and not cancelled:
+            cancelled.append(exchanged.claimed[0].event_id)
+            await cancel_delivery(here, exchanged.claimed[0].delivery_id)
+            loop.cancel(await asked_cancellations(here, worker_id))
+            if is_lost:
+                raise psycopg.OperationalError("the answer was lost")
+        return exchanged
+
+    monkeypatch.setattr("reflex.worker.claim_loop.exchange", meanwhile)
+    async with await connect(database_url, name="t") as here:
+        await shop(here)
+        ids = await publish(here, 3)
+        async with looping(database_url, here, attempt) as loop:
+            await eventually(lambda: all_settled(here, 3))
+        rows = await (await here.execute("SELECT event_id FROM reflex.run WHERE outcome = 'cancelled'")).fetchall()
+        assert rows == [(cancelled[0],)]
+        assert sorted([*ran, *cancelled]) == sorted(ids)
+        assert loop.asked == {}, "a later lease is none of its business"
 
 
 async def test_a_settlement_that_postgresql_refuses_harms_no_neighbour(database_url: str) -> None:

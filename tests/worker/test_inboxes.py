@@ -217,7 +217,7 @@ async def test_what_a_cancelled_run_was_about_to_take_is_taken_up_at_once(
         first = await scene.first()
         (second,) = await scene.come()
         await eventually(lambda: taking, what="the taking")
-        scene.loop.cancel((1, first), "enough")
+        scene.loop.cancel({(1, first): "enough"})
         runs = await scene.quiet()
     assert [row[:2] for row in runs] == [(first, "cancelled"), (second, "succeeded")]
     assert scene.began == [first, second]
@@ -249,7 +249,7 @@ async def test_a_person_cancels_what_a_run_has_taken(database_url: str, scene: S
         (second,) = await here.come()
         await eventually(lambda: [second] in here.heard, what="that it is taken")
         assert await cancel_delivery(here.conn, DeliveryId(1, second), reason="too late") == "cancelling"
-        here.loop.cancel((1, second), "cancelled by a person: too late")
+        here.loop.cancel({(1, second): "cancelled by a person: too late"})
         here.gate.set()
         runs = await here.quiet()
     assert sorted(row[1:] for row in runs) == [("cancelled", "cancelled by a person: too late"), ("succeeded", None)]
@@ -303,7 +303,7 @@ async def test_what_came_during_a_run_that_ended_badly_is_dropped_as_well(
         first = await scene.first()
         (second,) = await scene.come()
         if end == "cancelled":
-            scene.loop.cancel((1, first), "enough")
+            scene.loop.cancel({(1, first): "enough"})
         scene.gate.set()
         runs = dict([row[:2] for row in await scene.quiet()])
     how = "succeeded" if end == "unavailable" else end

@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from reflex.core.cancelling import asked_cancellations, finish_cancellations
 from reflex.core.database import connect
 from reflex.core.replies import reply_event
-from reflex.core.settlement import Claimed, Outcome, Settlement, settled
+from reflex.core.settlement import NOT_BEGUN, Claimed, Outcome, Settlement, settled
 
 __all__ = ["Cancelled", "Cancelling", "Run", "TakingAway", "run_of"]
 
@@ -55,6 +55,12 @@ class Cancelled:
             forget_steps=True,
         )
 
+    def released(self, lease: Claimed, *, begun: bool = False) -> Settlement:
+        """The delivery is given back; but if it was cancelled, it ends."""
+        if lease in self:
+            return self.settlement(lease)
+        return settled(lease, Outcome.RELEASED, reason=None if begun else NOT_BEGUN)
+
 
 def run_of(lease: Claimed) -> Run:
     """A later lease of the same delivery is another run."""
@@ -64,15 +70,15 @@ def run_of(lease: Claimed) -> Run:
 class Cancelling:
     """The chore that carries out cancellations: stops this worker's runs, and does what nobody else will."""
 
-    def __init__(self, worker_id: UUID, *, grace_s: float, stop: Callable[[Key, str], None]) -> None:
-        """`stop` stops a run of this worker, if it is one. A run that has not ended after `grace_s` loses its lease."""
+    def __init__(self, worker_id: UUID, *, grace_s: float, stop: Callable[[Mapping[Key, str]], None]) -> None:
+        """`stop` is told which leases of this worker are to end, and each one's error. A run that has not ended after
+        `grace_s` loses its lease."""
         self.worker_id = worker_id
         self.grace = timedelta(seconds=grace_s)
         self.stop = stop
 
     async def carry_out(self, conn: AsyncConnection[Any]) -> None:
-        for key, error in (await asked_cancellations(conn, self.worker_id)).items():
-            self.stop(key, error)
+        self.stop(await asked_cancellations(conn, self.worker_id))
         await taken_away(conn, self.grace)
 
 

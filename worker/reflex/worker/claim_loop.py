@@ -7,7 +7,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -68,6 +68,7 @@ class ClaimLoop:
         self.hungry = True
         self.closing = False
         self.signal = asyncio.Event()
+        self.asked: Mapping[Key, str] = {}
         self.beside = list(beside)
         self.slots = Slots(
             concurrency, attempt, on_finished=self.signal.set, cancelled=cancelled, beside=beside, inboxes=inboxes,
@@ -86,9 +87,10 @@ class ClaimLoop:
         self.hungry = True
         self.signal.set()
 
-    def cancel(self, key: Key, error: str) -> None:
-        """As `Slots.cancel`."""
-        self.slots.cancel(key, error)
+    def cancel(self, asked: Mapping[Key, str]) -> None:
+        """As `Slots.cancel`, also for what is being claimed: PostgreSQL knows of its lease, and we do not yet."""
+        self.asked = asked
+        self.slots.cancel(asked)
         self.signal.set()
 
     async def run(self) -> None:
@@ -168,6 +170,7 @@ class ClaimLoop:
         for conflict in exchanged.conflicts:
             self.gave_way(conflict)
         self.take(exchanged.claimed)
+        self.asked = {}
 
     def gave_way(self, conflict: Settlement) -> None:
         assert conflict.state is not None
@@ -266,6 +269,8 @@ class ClaimLoop:
     def take(self, claimed: list[Claimed]) -> None:
         if self.accepting:
             self.slots.take(claimed)
+            # Before any of them begins.
+            self.slots.cancel(self.asked)
         else:
             self.slots.refuse(claimed)
 

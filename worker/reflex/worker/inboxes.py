@@ -104,12 +104,12 @@ class Inboxes:
         for inbox in self._inboxes.values():
             yield from inbox.leases.values()
 
-    def cancel(self, key: tuple[int, UUID], error: str) -> None:
-        """A person wants a delivery to end that a run has taken. The run has seen it; the delivery is settled as that
-        when the run is."""
+    def cancel(self, asked: Mapping[tuple[int, UUID], str]) -> None:
+        """Deliveries that runs have taken are to end. The runs have seen them; they are settled as that when the runs
+        are."""
         for lease in self.leases():
-            if lease[:2] == key and lease not in self.cancelled:
-                self.cancelled.add(lease, error)
+            if lease[:2] in asked and lease not in self.cancelled:
+                self.cancelled.add(lease, asked[lease[:2]])
 
     async def ended(self, lease: Claimed, settlement: Settlement) -> Settlement:
         """The settlement of a run, with those of what it took, and of what is dropped with it."""
@@ -144,7 +144,7 @@ class Inboxes:
         inbox = self._inboxes.pop(run_of(lease), None)
         left = {each.event_id for each in inbox.left} if inbox is not None else ()
         leases = inbox.leases.values() if inbox is not None else ()
-        return [not_begun(settled(each, Outcome.RELEASED)) for each in leases if each.event_id not in left]
+        return [self.cancelled.released(each) for each in leases if each.event_id not in left]
 
     async def _take_what_came(self, lease: Claimed, inbox: Inbox) -> None:
         assert self.steps is not None

@@ -11,14 +11,14 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping, Sequence
 from itertools import groupby, islice
 from typing import Any, Final
 from uuid import UUID
 
 import structlog
 
-from reflex.core.settlement import NOT_BEGUN, Claimed, Outcome, Settlement, settled
+from reflex.core.settlement import Claimed, Outcome, Settlement, settled
 from reflex.worker.cancelling import Cancelled
 from reflex.worker.inboxes import Inboxes
 
@@ -38,20 +38,22 @@ GOES_ON: Final = frozenset({Outcome.SUCCEEDED, Outcome.SKIPPED})
 
 
 class Batch:
-    """What one slot works off. `left` begins with the delivery that runs or is to run next."""
+    """What one slot works off. `left` begins with the delivery that runs or is to run next. A task that is cancelled
+    before it `has_begun` never does, and would never free its slot."""
 
-    __slots__ = ("is_beside", "lane", "left", "taken_at")
+    __slots__ = ("has_begun", "is_beside", "lane", "left", "taken_at")
 
     def __init__(self, leases: Iterable[Claimed], *, taken_at: float, is_beside: bool = False) -> None:
         self.left = deque(leases)
+        self.has_begun = False
         self.is_beside = is_beside
         self.taken_at = taken_at
         first = self.left[0]
         self.lane = None if first.lane_key is None else (first.trigger_id, first.lane_key)
 
-    def given_back(self, *, begun: int = 0) -> list[Settlement]:
-        """Give back what is left, of which so many had begun."""
-        settlements = [released(lease, begun=place < begun) for place, lease in enumerate(self.left)]
+    def given_back(self, cancelled: Cancelled, *, begun: int = 0) -> list[Settlement]:
+        """Give back what is left, of which so many had begun; but for what is cancelled, which ends."""
+        settlements = [cancelled.released(lease, begun=place < begun) for place, lease in enumerate(self.left)]
         self.left.clear()
         return settlements
 
@@ -153,40 +155,46 @@ class Slots:
 
     def refuse(self, claimed: Sequence[Claimed]) -> None:
         """Give them back at once."""
-        self.finished.extend(released(lease, begun=False) for lease in claimed)
+        self.finished.extend(self.cancelled.released(lease) for lease in claimed)
 
     def give_back(self, older_than_s: float) -> None:
         """Give back what was prefetched and still has no slot: runs turned out longer than they looked, and another
         worker may be idle."""
         while self.waiting and time.monotonic() - self.waiting[0].taken_at >= older_than_s:
-            self.finished.extend(self.waiting.popleft().given_back())
+            self.finished.extend(self.waiting.popleft().given_back(self.cancelled))
 
     def abandon(self, lost: Container[Batch]) -> None:
         """Stop batches whose leases are somebody else's by now."""
         self.waiting = deque(batch for batch in self.waiting if batch not in lost)
-        for batch, run in self.running.items():
-            if batch in lost:
-                run.cancel("the lease was lost")
+        for batch in self.running:
+            if batch in lost and not self.stopped(batch, "the lease was lost"):
+                batch.left.clear()
 
-    def cancel(self, key: Key, error: str) -> None:
-        """This delivery is to end, with that error. One that has not begun never does; one that runs is stopped; one
-        that is not here, or has finished, is left alone."""
+    def stopped(self, batch: Batch, why: str) -> bool:
+        """Stop what a slot runs. False: its task has not begun, and sees when it does what there is to do."""
+        if batch.has_begun:
+            self.running[batch].cancel(why)
+        return batch.has_begun
+
+    def cancel(self, asked: Mapping[Key, str]) -> None:
+        """These deliveries are to end, each with its error. One that has not begun never does; one that runs is
+        stopped; one that is not here, or has finished, is left alone."""
         for batch in (*self.waiting, *self.running):
             for lease in batch.left:
-                if lease[:2] != key or lease in self.cancelled:
+                error = asked.get(lease[:2])
+                if error is None or lease in self.cancelled:
                     continue
                 self.cancelled.add(lease, error)
-                if batch in self.running and lease is batch.left[0]:
-                    self.running[batch].cancel(error)
-                return
-        self.inboxes.cancel(key, error)
+                if lease is batch.left[0]:
+                    self.stopped(batch, error)
+        self.inboxes.cancel(asked)
 
     def interrupt(self, lease: Claimed, event_id: UUID) -> None:
         """A newer event of its key ends this run, if it still goes on."""
-        for batch, run in self.running.items():
+        for batch in self.running:
             if batch.left and batch.left[0] is lease and lease not in self.cancelled:
                 self.cancelled.interrupt(lease, event_id)
-                run.cancel("interrupted by a newer event")
+                self.stopped(batch, "interrupted by a newer event")
 
     def fill(self) -> None:
         while self.waiting and self.busy < self.concurrency:
@@ -196,6 +204,7 @@ class Slots:
         self.running[batch] = asyncio.create_task(self.work(batch))
 
     async def work(self, batch: Batch) -> None:
+        batch.has_begun = True
         while batch.left:
             started = time.perf_counter()
             lease = batch.left[0]
@@ -219,7 +228,7 @@ class Slots:
                 or elapsed_s >= SHORT_RUN_S
                 or settlement.state is not None
             ):
-                self.finished.extend(batch.given_back())
+                self.finished.extend(batch.given_back(self.cancelled))
             self.on_finished()
         del self.running[batch]
         self.running_beside -= batch.is_beside
@@ -233,7 +242,7 @@ class Slots:
         except asyncio.CancelledError:
             # Only a person, a drain, a lost lease and a lost incarnation cancel; for the latter two nobody settles any
             # more.
-            settlement = released(lease, begun=True)
+            settlement = settled(lease, Outcome.RELEASED)
         if lease in self.cancelled:
             # Whatever it made of its cancellation. The next delivery of the batch is not cancelled.
             if (task := asyncio.current_task()) is not None:
@@ -242,22 +251,19 @@ class Slots:
         return settlement
 
     async def stop(self) -> None:
-        """Cancel what runs. A run that swallows its cancellation is given back all the same: the fence keeps its
-        outcome out."""
-        runs = list(self.running.values())
-        for run in runs:
-            run.cancel("the worker stops")
-        if runs:
+        """Cancel what runs, and begin nothing more. A run that swallows its cancellation is given back all the same:
+        the fence keeps its outcome out."""
+        self.give_back(0)
+        for batch in self.running:
+            if not self.stopped(batch, "the worker stops"):
+                self.finished.extend(batch.given_back(self.cancelled))
+        if runs := list(self.running.values()):
             await asyncio.wait(runs, timeout=2)
         for batch in self.running:
             self.log.warning(
                 "a run does not stop; its delivery is given back", delivery_id=str(batch.left[0].delivery_id)
             )
             self.finished.extend(self.inboxes.given_back(batch.left[0]))
-            self.finished.extend(batch.given_back(begun=1))
+            self.finished.extend(batch.given_back(self.cancelled, begun=1))
         self.running.clear()
         self.running_beside = 0
-
-
-def released(lease: Claimed, *, begun: bool) -> Settlement:
-    return settled(lease, Outcome.RELEASED, reason=None if begun else NOT_BEGUN)
