@@ -1,13 +1,16 @@
 """Cancelling by an event: what is open of its key and was there before it, wherever that is; nothing else."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from psycopg import AsyncConnection
 
 from reflex.core import key_cancelling
-from reflex.core.cancelling import asked_cancellations, cancel_delivery
+from reflex.core.cancelling import ask_all, asked_cancellations
+from reflex.core.database import connect
 from reflex.core.events import NewEvent
 from reflex.core.ids import DeliveryId, new_id
 from reflex.core.key_cancelling import KeyCancelled, cancel_key
@@ -17,6 +20,7 @@ from reflex.core.reads import read_deliveries
 from reflex.core.registration import Manifest, TriggerDefinition, register
 from reflex.core.settlement import Claimed, Outcome
 from reflex.core.waiting import Wait, WaitKind
+from tests.processes import eventually
 from tests.queue_fixtures import claim, claim_ordered, enlisted, new_event, settled
 
 HOUR = timedelta(hours=1)
@@ -111,6 +115,29 @@ async def test_what_is_open_of_the_key_ends_wherever_it_is(db: AsyncConnection[A
     assert await packing.states(another, none, later) == ["pending"] * 3
 
 
+async def test_what_runs_is_asked_to_end_all_at_once(db: AsyncConnection[Any], database_url: str) -> None:
+    """Fails if one is asked after the other: the slot that the first one frees would begin the next, which was claimed
+    ahead, and do what was to be cancelled. One that is being settled is waited for, and keeps nobody waiting."""
+    packing = await Packing(db, "key", ordered=False).open()
+    running = [await packing.publish() for _ in range(4)]
+    for _ in running:
+        await packing.claimed()
+    cancellation = await packing.publish(type="order.cancelled")
+    async with await connect(database_url, name="t") as other:
+        async with other.transaction():
+            await other.execute("DELETE FROM reflex.lease WHERE event_id = %s", [running[0].event_id])
+            cancelling = asyncio.create_task(packing.cancel(cancellation))
+
+            async def asked() -> list[int]:
+                cursor = await other.execute("SELECT count(*) FROM reflex.cancellation GROUP BY xmin")
+                return [row[0] for row in await cursor.fetchall()]
+
+            assert await eventually(asked) == [3]
+            await asyncio.sleep(0.3)
+            assert not cancelling.done()
+        assert await cancelling == KeyCancelled("A", cancelling=3)
+
+
 @pytest.mark.parametrize("path", ["key", "payload.order"])
 async def test_a_lane_ends_as_a_whole_and_the_others_go_on(db: AsyncConnection[Any], path: str) -> None:
     """Fails if what is in lanes is not looked at, if that of another one is, or without
@@ -160,12 +187,12 @@ async def test_one_that_dies_meanwhile_stays_a_dead_letter(
     dying, other = await packing.publish(), await packing.publish()
     lease = await packing.claimed()
 
-    async def after_its_death(conn: AsyncConnection[Any], delivery_id: DeliveryId, **options: Any) -> str:
-        if delivery_id == dying:
-            await packing.settle(lease, outcome=Outcome.DEAD, error="e")
-        return await cancel_delivery(conn, delivery_id, **options)
+    async def after_its_death(conn: AsyncConnection[Any], trigger_id: int, event_ids: list[UUID], *, by: str) -> Any:
+        assert event_ids == [dying.event_id]
+        await packing.settle(lease, outcome=Outcome.DEAD, error="e")
+        return await ask_all(conn, trigger_id, event_ids, by=by)
 
-    monkeypatch.setattr(key_cancelling, "cancel_delivery", after_its_death)
+    monkeypatch.setattr(key_cancelling, "ask_all", after_its_death)
     assert await packing.cancel(await packing.publish(type="order.cancelled")) == KeyCancelled("A", cancelled=1)
     assert await packing.states(dying, other) == ["dead", "cancelled"]
 

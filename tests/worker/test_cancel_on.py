@@ -91,7 +91,6 @@ async def becomes(db: AsyncConnection[Any], state: str, *events: NewEvent, trigg
     await eventually(all_are, what=f"that {trigger} is {state}")
 
 
-@pytest.mark.skip(reason="a delivery that is claimed and not begun may begin before its cancellation is heard of")
 async def test_what_has_not_ended_of_the_key_ends_and_nothing_else(
     database_url: str, folder: Path, db: AsyncConnection[Any]
 ) -> None:
@@ -114,7 +113,8 @@ async def test_what_has_not_ended_of_the_key_ends_and_nothing_else(
         await becomes(db, "succeeded", cancelling, trigger="do.cancel")
         (ended,) = (await delivery(db, cancelling, "do.cancel")).runs
         assert ended.output
-        assert ended.output.value == {"key": "A", "cancelled": 3, "cancelling": 1}
+        # What is pending may be claimed ahead of its slot: then it is asked to end, and never begins.
+        assert ended.output.value in [{"key": "A", "cancelled": 4 - runs, "cancelling": runs} for runs in (1, 2)]
 
         # Another key has the slot by now; what comes later of the first one is not concerned.
         await eventually(lambda: "began B" in done(folder))

@@ -5,6 +5,7 @@ running ──asked──► its worker stops the run and settles it as cancelle
               └──not ended within the grace──► its lease is taken away
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, Final, Literal
 from uuid import UUID
@@ -26,7 +27,8 @@ from reflex.core.restriction import UNRESTRICTED, Restriction
 from reflex.core.settlement import Claimed, Outcome, Settlement
 from reflex.core.statements import statement
 
-__all__ = ["CANCEL_CHANNEL", "NotCancellable", "asked_cancellations", "cancel_delivery", "finish_cancellations"]
+__all__ = ["CANCEL_CHANNEL", "NotCancellable", "ask_all", "asked_cancellations", "cancel_delivery",
+           "finish_cancellations"]  # fmt: skip
 
 CANCEL_CHANNEL: Final = "reflex_cancel"
 # A delivery that moves between being looked at and being taken is looked at again, so often at most.
@@ -101,6 +103,18 @@ async def look(conn: AsyncConnection[Any], delivery_id: DeliveryId) -> dict[str,
 async def ask(conn: AsyncConnection[Any], delivery_id: DeliveryId, error: str) -> bool:
     parameters = {"trigger_id": delivery_id.trigger_id, "event_id": delivery_id.event_id, "reason": error}
     return (await conn.execute(statement("ask_cancellation"), parameters)).rowcount > 0
+
+
+async def ask_all(conn: AsyncConnection[Any], trigger_id: int, event_ids: Sequence[UUID], *, by: str) -> set[UUID]:
+    """Ask for the end of deliveries that run, in one statement. Returns the events of those that will end; what is the
+    matter with any other, `cancel_delivery` says.
+
+    Args:
+        by: As for `cancel_delivery`.
+    """
+    parameters = {"trigger_id": trigger_id, "event_ids": list(event_ids), "reason": because(by, None)}
+    cursor = await conn.execute(statement("ask_cancellations"), parameters)
+    return {event_id for event_id, _ in await cursor.fetchall()}
 
 
 async def taken(conn: AsyncConnection[Any], delivery_id: DeliveryId, now: dict[str, Any], error: str) -> bool:

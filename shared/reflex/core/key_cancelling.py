@@ -1,12 +1,12 @@
 """Cancelling by an event: every delivery of a trigger that has its key, was there before it, and has not ended."""
 
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from psycopg import AsyncConnection
 
-from reflex.core.cancelling import NotCancellable, cancel_delivery
+from reflex.core.cancelling import NotCancellable, ask_all, cancel_delivery
 from reflex.core.errors import NotFound, ReflexError
 from reflex.core.ids import DeliveryId
 from reflex.core.reads import fetch
@@ -74,10 +74,23 @@ async def cancel_key(
             states = list(done.values())
             return KeyCancelled(key, states.count("cancelled"), states.count("cancelling"))
         before = len(done)
-        for row in found:
-            # One that has ended meanwhile, or moves, is found again or is not.
-            with suppress(NotFound, NotCancellable):
-                delivery_id = DeliveryId(trigger_id, row["event_id"])
-                done[delivery_id.event_id] = await cancel_delivery(conn, delivery_id, by=by, dead_too=False)
+        # What runs comes last, and is asked together: a slot or a lane that gets free must find none of the rest.
+        idle = [row["event_id"] for row in found if not row["runs"]]
+        done |= await cancelled(conn, trigger_id, idle, by=by)
+        if running := [row["event_id"] for row in found if row["runs"]]:
+            asked = await ask_all(conn, trigger_id, running, by=by)
+            done |= dict.fromkeys(asked, "cancelling")
+            done |= await cancelled(conn, trigger_id, [each for each in running if each not in asked], by=by)
         in_vain = 0 if len(done) > before else in_vain + 1
     raise StillOpen(f"deliveries of trigger {trigger!r} with key {key!r} change hands all the time; try again")
+
+
+async def cancelled(
+    conn: AsyncConnection[Any], trigger_id: int, event_ids: list[UUID], *, by: str
+) -> dict[UUID, Literal["cancelled", "cancelling"]]:
+    """Those that could be had. One that has ended meanwhile, or moves, is found again or is not."""
+    done: dict[UUID, Literal["cancelled", "cancelling"]] = {}
+    for event_id in event_ids:
+        with suppress(NotFound, NotCancellable):
+            done[event_id] = await cancel_delivery(conn, DeliveryId(trigger_id, event_id), by=by, dead_too=False)
+    return done

@@ -13,7 +13,7 @@ WITH wanted AS NOT MATERIALIZED (
     WHERE reflex.lane_key(string_to_array(%(key_path)s, '.'), key, source, payload::text) = %(key)s::text
       AND (created_at, event_id) < (%(accepted_at)s::timestamptz, %(before)s::uuid)
 )
-SELECT open.event_id
+SELECT open.event_id, open.runs
 FROM (
     SELECT event_id, false AS runs
     FROM reflex.delivery
