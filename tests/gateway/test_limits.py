@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from psycopg import AsyncConnection
 
-from reflex.core.errors import Saturated
+from reflex.core.errors import DatabaseUnavailable, Saturated
 from reflex.core.events import NewEvent
 from reflex.core.limits import Limits, Portion, take_allowance
 from reflex.core.settings import Settings
@@ -139,11 +139,14 @@ async def test_what_is_not_stored_is_not_counted(
 
 
 async def test_who_comes_later_does_not_overtake_those_who_wait(db: Conn) -> None:
-    """One comes when the portion is there and some still wait. Fails if it is handed out to whoever asks first."""
+    """One comes when the portion has just come, and one when the first of those who waited goes on. Fails if either is
+    handed its share before the others have heard of theirs."""
     key, limits = (await new_key(db, "publish", quota="1000/d"))[4:12], Limits(quota=1000)
 
     async def query(work: Callable[[Conn], Awaitable[Any]]) -> Any:
-        return await work(db)
+        portion = await work(db)
+        later.append(asyncio.create_task(spend(3)))
+        return portion
 
     allowances = Allowances(query)
     order: list[int] = []
@@ -153,11 +156,52 @@ async def test_who_comes_later_does_not_overtake_those_who_wait(db: Conn) -> Non
         await allowances.spend(key, limits, 1)
         order.append(number)
         if number == 0:
-            later.append(asyncio.create_task(spend(3)))
+            later.append(asyncio.create_task(spend(4)))
 
     await asyncio.gather(*[spend(number) for number in range(3)])
-    await later[0]
-    assert order == [0, 1, 2, 3]
+    await asyncio.gather(*later)
+    assert order == [0, 1, 2, 3, 4]
+
+
+async def test_who_gives_up_in_the_wait_or_as_it_ends_is_not_counted(db: Conn) -> None:
+    """Of four, one goes while the portion is asked for, and one when it has its share and has not heard so. Fails if
+    either's is lost: clients that give up would use up the quota."""
+    key, limits = (await new_key(db, "publish", quota="1000/d"))[4:12], Limits(quota=1000)
+
+    async def query(work: Callable[[Conn], Awaitable[Any]]) -> Any:
+        portion = await work(db)
+        if not tasks[1].done():
+            tasks[1].cancel()
+            asyncio.get_running_loop().call_soon(tasks[2].cancel)
+        return portion
+
+    allowances = Allowances(query)
+    tasks = [asyncio.create_task(allowances.spend(key, limits, 1)) for _ in range(4)]
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(each, asyncio.CancelledError) for each in ended] == [False, True, True, False]
+    await allowances.give_back()
+    row = await (await db.execute("SELECT used::int FROM reflex.allowance WHERE key_id = %s", [key])).fetchone()
+    assert row == (2,)
+
+
+async def test_who_waits_hears_at_once_that_the_database_is_away(db: Conn) -> None:
+    """One after the other would be asked for again, each for as long as a query may take. Fails if they are, and if
+    those who come later are not asked for at all."""
+    key, limits = (await new_key(db, "publish", quota="1000/d"))[4:12], Limits(quota=1000)
+    asked: list[int] = []
+
+    async def query(work: Callable[[Conn], Awaitable[Any]]) -> Any:
+        asked.append(len(asked))
+        if asked == [0]:
+            await asyncio.sleep(0)
+            raise DatabaseUnavailable("no answer")
+        return await work(db)
+
+    allowances = Allowances(query)
+    ended = await asyncio.gather(*[allowances.spend(key, limits, 1) for _ in range(5)], return_exceptions=True)
+    assert [type(each) for each in ended] == [DatabaseUnavailable] * 5
+    await allowances.spend(key, limits, 1)
+    assert asked == [0, 1]
 
 
 async def test_on_a_websocket_it_is_a_frame_and_the_connection_stays(

@@ -10,9 +10,11 @@ second's, so that much more may come at once. What a gateway holds when it is ki
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from math import inf
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
@@ -37,6 +39,8 @@ MOST_HELD: Final = 10_000
 MOST_WAITING: Final = 1000
 # How much of a second's rate is taken at once at most.
 SHARE: Final = 0.1
+# For how long a portion is enough, about, if the rate lets it.
+LASTS_S: Final = 1.0
 # A quota that is used up may be opened again by a gateway that stops and gives back: look now and then.
 QUOTA_KNOWN_S: Final = 5.0
 # Two answers of the database that disagree by more about the end of the day speak of two days.
@@ -108,11 +112,24 @@ class Allowances:
             log.exception("what API keys may still publish could not be given back")
 
 
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """A request that waits for a portion."""
+
+    events: int
+    spent: "asyncio.Future[Spent]"
+    is_served: bool = False
+
+    def fail(self, error: Exception) -> None:
+        if not self.spent.done():
+            self.spent.set_exception(error)
+
+
 class Allowance:
     """That of one key. The moments are those of the event loop's clock.
 
-    Nothing is awaited between taking what is needed and handing it out, and who comes later does not overtake those who
-    wait: the events of a WebSocket stay in order.
+    A portion is handed out at once, to all who wait for it, and who comes later does not overtake them: the events of a
+    WebSocket stay in order.
     """
 
     def __init__(self, key_id: str, limits: Limits, query: Query) -> None:
@@ -130,29 +147,30 @@ class Allowance:
         self._quota_known_until = -inf
         self._portion = 1.0
         self._took_at = -inf
-        self._turn = asyncio.Lock()
-        self._waiting = self._wanted = 0
-        self._taking: set[asyncio.Task[None]] = set()
+        self._waiting: deque[Waiter] = deque()
+        self._going_on = 0  # have been served, and have not heard so
+        self._serving: asyncio.Task[None] | None = None
 
     async def spend(self, events: int) -> Spent:
         """See `Allowances.spend`."""
-        if not self._waiting:
+        if not self._waiting and not self._going_on:
             if self._covers(events):
                 return self._hand_out(events)
             self._check_open(events)
-        if self._waiting >= MOST_WAITING:
+        if len(self._waiting) >= MOST_WAITING:
             raise Saturated(f"the queue of requests with the API key {self._key_id}")
-        self._waiting += 1
-        self._wanted += events
+        waiter = Waiter(events, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiter)
+        if self._serving is None or self._serving.done():
+            self._serving = asyncio.create_task(self._serve())
         try:
-            async with self._turn:
-                if not self._covers(events):
-                    self._check_open(events)
-                    await self._fetch(events)
-                return self._hand_out(events)
+            return await waiter.spent
+        except asyncio.CancelledError:
+            if waiter.is_served:  # and given up before it heard so
+                waiter.spent.result().give_back()
+            raise
         finally:
-            self._waiting -= 1
-            self._wanted -= events
+            self._going_on -= waiter.is_served
 
     def put_back(self, events: int, *, day_ends_at: float) -> None:
         """Events that were handed out on the day that ends then were not stored."""
@@ -213,22 +231,41 @@ class Allowance:
 
     # Taking more
 
-    async def _fetch(self, events: int) -> None:
-        """Take what these events need, and some more. It goes on when the request is given up: what was taken is for
-        the next one then."""
-        taking = asyncio.create_task(self._take(*self._needed(events)))
-        self._taking.add(taking)
-        taking.add_done_callback(self._forget)
-        await asyncio.shield(taking)
-        if not self._covers(events):
-            self._check_open(events)
-            # It was there and is not any more, as at midnight.
-            raise self._rate_reached(opens_in_s=1)
+    async def _serve(self) -> None:
+        """Until nobody waits. It goes on when a request is given up: what was taken is for the next one then."""
+        try:
+            while self._waiting:
+                await self._serve_first(self._waiting[0])
+                self._waiting.popleft()
+        except Exception as error:  # noqa: BLE001 - it is for whoever waits
+            while self._waiting:
+                self._waiting.popleft().fail(error)
+
+    async def _serve_first(self, waiter: "Waiter") -> None:
+        """Whoever is refused has his own reason; raises what everybody who waits is to hear."""
+        if waiter.spent.done():
+            return  # given up
+        events = waiter.events
+        try:
+            if not self._covers(events):
+                self._check_open(events)
+                await self._take(*self._needed(events))
+            if not self._covers(events):
+                self._check_open(events)
+                # It was there and is not any more, as at midnight.
+                raise self._rate_reached(opens_in_s=1)
+        except LimitReached as refusal:
+            waiter.fail(refusal)
+            return
+        if not waiter.spent.done():
+            waiter.spent.set_result(self._hand_out(events))
+            waiter.is_served = True
+            self._going_on += 1
 
     async def _take(self, rated: float, counted: int) -> None:
         asked_at = now()
         self._adapt(asked_at)
-        wanted = max(self._portion, self._wanted - self._rated)
+        wanted = max(self._portion, sum(waiter.events for waiter in self._waiting) - self._rated)
 
         async def take(conn: Connection) -> Portion:
             return await take_allowance(conn, self._key_id, rated=rated, counted=counted, portion=wanted)
@@ -236,12 +273,12 @@ class Allowance:
         self._learn(await self._query(take), asked_at)
 
     def _adapt(self, moment: float) -> None:
-        """As much at once as is used in a tenth of a second, about."""
+        """As much at once as is used in a second, about: all wait for the next portion."""
         since = moment - self._took_at
         self._took_at = moment
-        if since < SHARE:
+        if since < LASTS_S / 2:
             self._portion *= 2
-        elif since > 10 * SHARE:
+        elif since > LASTS_S * 2:
             self._portion /= 2
         self._portion = max(1.0, min(self._portion, (self._limits.rate or 0) * SHARE))
 
@@ -257,11 +294,6 @@ class Allowance:
         if portion.quota_left is not None:
             self._quota_left = portion.quota_left - portion.counted
             self._quota_known_until = min(asked_at + QUOTA_KNOWN_S, self._day_ends_at)
-
-    def _forget(self, taking: asyncio.Task[Any]) -> None:
-        self._taking.discard(taking)
-        if not taking.cancelled():
-            taking.exception()  # looked at, so that asyncio does not report it as lost
 
 
 def now() -> float:
