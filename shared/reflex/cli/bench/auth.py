@@ -18,7 +18,7 @@ __all__ = ["auth"]
 AT_LEAST: Final = 0.90
 CONNECTIONS: Final = 64
 WITH_KEY, LIMITED, OPEN = "with an API key", "with an API key that has a rate and a quota", "open"
-# More than one gateway takes in, and so little that it comes back to the database for more several times a second.
+# More than one gateway takes in, and so little that it comes back to the database for more about once a second.
 RATE: Final = "20000/s"
 QUOTA: Final = "999999999999/d"
 
