@@ -1,18 +1,26 @@
 """A provider that fails: its deliveries wait and keep their attempts. A provider over HTTP that counts."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
 from pydantic_ai import Agent
+from pydantic_ai.exceptions import ModelHTTPError, ModelUnavailableError
+from pydantic_ai.models import Model
+from pydantic_ai.models.concurrency import ConcurrencyLimitedModel
 from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.providers.openai import OpenAIProvider
 
 from reflex.agent.context import AgentContext
 from reflex.core.circuits import Circuits
 from reflex.core.settlement import Outcome
 from reflex.core.waiting import WaitKind
-from tests.agent.stub_provider import refusal, silence, text, tool_call
+from tests.agent.stub_provider import refusal, silence, stream, stub_provider, text, tool_call
 from tests.agent.till import Till, till
+from tests.queue_fixtures import count
 
 
 def guarded(t: Till, threshold: int = 2) -> Till:
@@ -80,14 +88,33 @@ async def test_steps_before_the_failure_are_not_paid_for_again(
         assert (done.outcome, done.output, t.requests) == (Outcome.SUCCEEDED, '"seven"', 3)
 
 
+def overloaded(error: Exception) -> bool:
+    return isinstance(error, ModelHTTPError) and error.status_code == 503
+
+
+def chain(**options: Any) -> FallbackModel:
+    return FallbackModel("openai-chat:first", "openai-chat:second", **options)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        chain,
+        lambda: chain(fallback_on=(ModelUnavailableError,)),
+        lambda: chain(fallback_on=overloaded),
+        lambda: ConcurrencyLimitedModel(chain(), limiter=3),
+    ],
+    ids=["by default", "on a kind of error", "as a function says", "limited"],
+)
 async def test_a_fallback_takes_the_next_model_and_asks_the_failing_one_no_more(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch, model: Callable[[], Model[Any]]
 ) -> None:
-    """Fails if a FallbackModel has one guard around all: it would be asked for the first model each time."""
+    """Fails if a FallbackModel has one guard around all: it would be asked for the first model each time. Fails if what
+    opens the circuit, or an open one, is an error that its `fallback_on` does not know."""
     script = [refusal(503), text("a"), refusal(503), text("b"), text("c")]
 
     async def three_times(ctx: AgentContext) -> str:
-        agent: Agent[Any, str] = Agent(FallbackModel("openai-chat:first", "openai-chat:second"))
+        agent: Agent[Any, str] = Agent(model())
         return "".join([(await ctx.run_agent(agent, word)).output for word in ("one", "two", "three")])
 
     async with till(database_url, monkeypatch, *script) as t:
@@ -95,6 +122,26 @@ async def test_a_fallback_takes_the_next_model_and_asks_the_failing_one_no_more(
         done = await t.attempt(three_times)
         assert (done.outcome, done.output) == (Outcome.SUCCEEDED, '"abc"')
         assert [request["model"] for request in t.provider.requests] == ["first", "second"] * 2 + ["second"]
+
+
+async def test_the_same_model_at_two_places_has_two_circuits(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a circuit is a model's, wherever it runs: where one region fails, the other would not be asked."""
+    async with till(database_url, monkeypatch, refusal(503)) as t, stub_provider(text("done")) as elsewhere:
+        guarded(t, 1)
+        models = [
+            OpenAIChatModel("m", provider=OpenAIProvider(base_url=at))
+            for at in (t.provider.base_url, elsewhere.base_url)
+        ]
+        agent: Agent[Any, str] = Agent(FallbackModel(*models))
+
+        async def twice(ctx: AgentContext) -> None:
+            await ctx.run_agent(agent, "one")
+            await ctx.run_agent(agent, "two")
+
+        assert (await t.attempt(twice)).outcome is Outcome.SUCCEEDED
+        assert (t.requests, len(elsewhere.requests)) == (1, 2)
 
 
 async def test_a_model_that_hangs_is_given_up(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,4 +153,56 @@ async def test_a_model_that_hangs_is_given_up(database_url: str, monkeypatch: py
         assert failed.outcome is Outcome.RETRY
         assert "0.3" in (failed.error or "")
         assert (await t.attempt(Agent())).outcome is Outcome.SUCCEEDED
+        end.set()
+
+
+async def streams(ctx: AgentContext) -> str:
+    agent: Agent[Any, str] = Agent()
+    async with ctx.durable(agent).run_stream("go on") as streamed:
+        return await streamed.get_output()
+
+
+@pytest.mark.parametrize("made", [Agent, lambda: Agent(chain()), lambda: streams], ids=["one", "chain", "stream"])
+async def test_a_model_that_hangs_opens_its_circuit(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, made: Callable[[], Any]
+) -> None:
+    """Fails if the guard does not know a request that pydantic-ai has ended for being too long: each delivery would use
+    up its attempts."""
+    end = asyncio.Event()
+    async with till(database_url, monkeypatch) as t:
+        agent = made()
+        t.provider.script = [stream("well ", end) if agent is streams else silence(end)]
+        guarded(t)
+        t.models.timeout_s = 0.6
+        assert (await t.attempt(agent)).outcome is Outcome.RETRY
+        asked = 2 * t.requests
+        for _ in range(2):
+            parked = await t.attempt(agent)
+            assert parked.outcome is Outcome.WAITING
+            assert parked.wait is not None
+            assert "timed out after 0.6 seconds" in parked.wait.reason
+        assert t.requests == asked
+        task = asyncio.current_task()
+        assert task is not None
+        assert not task.cancelling()
+        end.set()
+
+
+async def test_who_gives_up_sooner_says_nothing_about_the_model(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if any cancellation counts: a person's, or that of the author's own time limit."""
+    end = asyncio.Event()
+
+    async def impatient(ctx: AgentContext) -> str:
+        agent: Agent[Any, str] = Agent()
+        with anyio.move_on_after(0.1):
+            await ctx.run_agent(agent)
+        return "enough"
+
+    async with till(database_url, monkeypatch, silence(end)) as t:
+        guarded(t, 1)
+        t.models.timeout_s = 60
+        assert (await t.attempt(impatient)).outcome is Outcome.SUCCEEDED
+        assert not await count(t.conn, "circuit")
         end.set()
