@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import pytest
 from pydantic_ai import Agent
+from pydantic_ai.concurrency import ConcurrencyLimit, ConcurrencyLimiter
 from pydantic_ai.exceptions import ModelHTTPError, ModelUnavailableError
 from pydantic_ai.models import Model
 from pydantic_ai.models.concurrency import ConcurrencyLimitedModel
@@ -206,3 +207,25 @@ async def test_who_gives_up_sooner_says_nothing_about_the_model(
         assert (await t.attempt(impatient)).outcome is Outcome.SUCCEEDED
         assert not await count(t.conn, "circuit")
         end.set()
+
+
+async def test_a_limit_of_ones_own_is_no_answer_of_the_model(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a request that was never sent counts as something that the model said: what was paid for before would be
+    forgotten, and paid for again."""
+    limiter = ConcurrencyLimiter.from_limit(ConcurrencyLimit(max_running=1, max_queued=0))
+
+    async def twice(ctx: AgentContext) -> str:
+        agent: Agent[Any, str] = Agent(ConcurrencyLimitedModel("openai-chat:stub", limiter=limiter))
+        first = (await ctx.run_agent(agent, "one")).output
+        if ctx.attempt == 1:
+            await limiter.acquire("another run")
+        return first + (await ctx.run_agent(agent, "two")).output
+
+    async with till(database_url, monkeypatch, text("a"), text("b")) as t:
+        guarded(t)
+        assert (await t.attempt(twice)).outcome is Outcome.RETRY
+        limiter.release()
+        done = await t.attempt(twice)
+        assert (done.outcome, done.output, t.requests) == (Outcome.SUCCEEDED, '"ab"', 2)

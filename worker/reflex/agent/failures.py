@@ -134,6 +134,8 @@ def model_failure(error: BaseException) -> tuple[str, timedelta | None, str] | N
         return ("rate_limited" if status == 429 else "model_unavailable"), wait, ""
     if isinstance(error, exceptions.UsageLimitExceeded):
         return "usage_limit", None, ""
+    if isinstance(error, exceptions.ConcurrencyLimitExceeded):
+        return "model_busy", None, "more runs wait for the model than its ConcurrencyLimit lets queue"
     if isinstance(error, exceptions.AgentRunError):
         return "model_behavior", None, ""
     if isinstance(error, exceptions.UserError):
