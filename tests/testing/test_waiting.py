@@ -66,3 +66,17 @@ async def test_an_agent_with_a_budget_in_dollars_can_be_tested(reflex_app: MakeA
         await t.publish("asked")
         await t.run()
         assert t.runs.outcomes == ["succeeded"]
+
+
+async def test_a_list_of_triggers_is_cancelled_as_a_module_is(reflex_app: MakeAppTest) -> None:
+    """Fails if the trigger that `cancel_on` makes is not among those of a list."""
+
+    async def wait(ctx: AgentContext) -> None:
+        await ctx.sleep(timedelta(days=1))
+
+    async with reflex_app([Trigger("wait", type_filter("begun"), wait, cancel_on=type_filter("withdrawn"))]) as t:
+        begun = await t.publish("begun", key="a")
+        await t.run()
+        await t.publish("withdrawn", key="a")
+        await t.run()
+        assert [delivery.state for delivery in await t.deliveries(begun)] == ["cancelled"]

@@ -80,8 +80,8 @@ class Trigger(Declaration):
     """
 
     __slots__ = (
-        "agent", "approvals", "budgets", "cancel_on", "deps", "effects", "filter", "key", "memory", "ordered", "prompt",
-        "remembers_by", "retry", "state", "timeout", "when", "when_dead", "when_diverged",
+        "agent", "approvals", "budgets", "cancel_on", "canceller", "deps", "effects", "filter", "key", "memory",
+        "ordered", "prompt", "remembers_by", "retry", "state", "timeout", "when", "when_dead", "when_diverged",
         "while_running",
     )  # fmt: skip
     kind: ClassVar = "trigger"
@@ -135,9 +135,10 @@ class Trigger(Declaration):
         self.remembers_by = ordering.remembers_by
         self.while_running = ordering.while_running
         super().__init__(name)
+        self.canceller: Trigger | None = None
         if self.cancel_on is not None:
-            canceller = Trigger(name + SUFFIX, self.cancel_on, Canceller(name, ordering.remembers_by))
-            canceller.where += f" (cancel_on of {name!r})"
+            self.canceller = Trigger(name + SUFFIX, self.cancel_on, Canceller(name, ordering.remembers_by))
+            self.canceller.where += f" (cancel_on of {name!r})"
 
     @property
     def patterns(self) -> tuple[str, ...]:

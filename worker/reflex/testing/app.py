@@ -310,7 +310,9 @@ def tested_app(app: Tested) -> App:
         return load_app(app if isinstance(app, str) else app.__name__, default_model=OFFLINE)
     if not isinstance(app, Sequence) or not all(isinstance(each, Trigger | Schedule) for each in app):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"the app is {app!r}; pass its module, the module's path, or a list of triggers and schedules")
-    triggers = tuple(each for each in app if isinstance(each, Trigger))
-    if not triggers:
+    given = [each for each in app if isinstance(each, Trigger)]
+    if not given:
         raise AppError("the list has no trigger; an app has at least one")
+    # In a module a trigger's `cancel_on` is found by itself.
+    triggers = tuple(dict.fromkeys(one for each in given for one in (each, each.canceller) if one is not None))
     return App("test", triggers, tuple(each for each in app if isinstance(each, Schedule)))
