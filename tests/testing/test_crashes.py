@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent, RunContext
+from pydantic_ai import Agent, ApprovalRequired, RunContext
 
 from reflex.agent import effects
 from reflex.agent.context import AgentContext
@@ -303,3 +303,51 @@ async def test_an_agent_of_twenty_steps_is_done_in_seconds() -> None:
     assert report.ok, str(report)
     assert len(report.points) == 43
     assert time.process_time() - started < 30
+
+
+async def test_a_streamed_request_is_one_like_any_other() -> None:
+    """A list of answers is enough. Fails if what is asked again in a stream gets the next answer."""
+    agent: Agent[Any, str] = Agent()
+
+    @agent.tool_plain
+    def look() -> int:  # pyright: ignore[reportUnusedFunction]
+        return 1
+
+    async def write(ctx: AgentContext) -> str:
+        async with ctx.durable(agent).run_stream("go on") as streamed:
+            return await streamed.get_output()
+
+    report = await crash_at_every_step(
+        [Trigger("write", any_event(), write)], "order", script=[call("look"), "done"], repeatable={"look"}
+    )
+    assert report.ok, report
+    assert len(report.points) == 7
+
+
+async def test_a_streamed_request_that_is_repeated_is_found() -> None:
+    """Fails if only requests that are not streamed are counted."""
+
+    async def write(ctx: AgentContext) -> str:
+        agent: Agent[Any, str] = Agent()
+        async with ctx.durable(agent).run_stream(f"It is {time.monotonic_ns()}.") as streamed:
+            return await streamed.get_output()
+
+    report = await crash_at_every_step(
+        [Trigger("write", any_event(), write)], "order", script=lambda model: model.on(lambda asked: True, "well")
+    )
+    assert "repeated" in kinds(report)
+
+
+async def test_who_asks_for_an_approval_has_done_nothing_and_asks_once() -> None:
+    """Nobody decides, so it counts as denied at last. Fails if the ids and times of what Reflex asks for count as the
+    app's own, or a tool that asks as one that was executed."""
+    agent: Agent[Any, str] = Agent()
+
+    @agent.tool
+    def charge(run: RunContext[Any], amount: int) -> str:  # pyright: ignore[reportUnusedFunction]
+        raise ApprovalRequired
+
+    report = await crash_at_every_step(
+        [Trigger("pay", type_filter("order"), agent)], "order", script=[call("charge", amount=8), "not paid"]
+    )
+    assert report.ok, report

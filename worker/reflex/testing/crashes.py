@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, Final, TypeAlias
 
 from reflex.agent.app import App
+from reflex.core.approval_event import APPROVAL_DECIDED, APPROVAL_REQUESTED
 from reflex.core.errors import ReflexError
 from reflex.core.events import BaseEvent
 from reflex.core.journal import StepKind
@@ -26,6 +27,7 @@ __all__ = ["crash_at_every_step"]
 Script: TypeAlias = Sequence[Answer] | Callable[[FakeModel], object]
 # What is put off for longer waits for a person, or is none of this run.
 LONGEST_WAIT: Final = timedelta(days=366)
+NEW_EACH_TIME: Final = frozenset({"approval_id", "delivery_id", "digest", "expires_at", "decided_at"})
 ENDS: Final = frozenset({Outcome.SUCCEEDED, Outcome.SKIPPED, Outcome.DEAD, Outcome.CANCELLED})
 
 
@@ -137,8 +139,10 @@ class Trial:
 
 
 def all_that_counts(event: BaseEvent) -> Any:
+    """Its key and payload. Of Reflex's own events about approvals not what is another one each time."""
     meta = record_of(event)
-    return {"key": meta.key, "payload": meta.payload}
+    new = NEW_EACH_TIME if event.type in (APPROVAL_REQUESTED, APPROVAL_DECIDED) else ()
+    return {"key": meta.key, "payload": {name: value for name, value in meta.payload.items() if name not in new}}
 
 
 def described(value: Any) -> str:

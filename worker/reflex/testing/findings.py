@@ -38,7 +38,8 @@ ADVICE: Final = {
     "same=<what of an event counts>",
     FindingKind.DIVERGED: "recorded steps were paid for and not used: the next attempt takes another way. Keep what "
     "differs each time out of prompts, instructions, arguments and branches",
-    FindingKind.OTHER_END: "a lost attempt counts: RetryPolicy(max_attempts=1) makes every crash a dead letter",
+    FindingKind.OTHER_END: "a lost attempt counts: RetryPolicy(max_attempts=1) makes every crash a dead letter. What "
+    "has no end waits, as for somebody to say whether a tool declared `once` has done its work: a probe can say so",
     FindingKind.UNREACHED: "the app does something else each time it runs: nothing was tested there",
     FindingKind.FAILED: "make it work without crashes first",
 }

@@ -3,12 +3,14 @@ and a script that went on to the next one would change the course of the app."""
 
 import hashlib
 from collections import Counter
+from collections.abc import AsyncIterator
 
 import orjson
 from pydantic_ai.messages import ModelMessage, ModelResponse
-from pydantic_ai.models.function import AgentInfo
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall
 
 from reflex.agent.fingerprints import told
+from reflex.agent.offline import in_parts
 from reflex.testing.model import FakeModel
 
 __all__ = ["Remembering"]
@@ -22,6 +24,7 @@ class Remembering:
         self._said: dict[bytes, list[ModelResponse]] = {}
         self._asked: Counter[bytes] = Counter()
         model.function_model.function = self.respond
+        model.function_model.stream_function = self.stream
 
     def begin_again(self) -> None:
         """The worker was replaced: what is asked from now on may have been asked before."""
@@ -37,3 +40,9 @@ class Remembering:
         response = await self._respond(messages, info)
         said.append(response)
         return response
+
+    async def stream(
+        self, messages: list[ModelMessage], info: AgentInfo
+    ) -> AsyncIterator[str | dict[int, DeltaToolCall]]:
+        async for part in in_parts(await self.respond(messages, info)):
+            yield part

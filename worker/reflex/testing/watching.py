@@ -2,14 +2,16 @@
 their worker is killed, for tests of crashes."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+from pydantic_ai.exceptions import ApprovalRequired, CallDeferred
 from pydantic_ai.messages import ModelMessage, ModelResponse
-from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext
@@ -196,7 +198,7 @@ class Inside:
 
 
 class WatchedModel(WrapperModel):
-    """Counts the requests that are really made."""
+    """Counts the requests that are really made, streamed or not."""
 
     def __init__(self, wrapped: Model[Any], inside: Inside) -> None:
         super().__init__(wrapped)
@@ -213,6 +215,21 @@ class WatchedModel(WrapperModel):
         last_done.set(done)
         return response
 
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        done = await self.inside.begins(StepKind.MODEL_REQUEST, "model request")
+        async with self.wrapped.request_stream(
+            messages, model_settings, model_request_parameters, run_context
+        ) as stream:
+            yield stream
+        last_done.set(done)
+
 
 @dataclass
 class WatchedTools(WrapperToolset[Any]):
@@ -226,6 +243,10 @@ class WatchedTools(WrapperToolset[Any]):
         done = await self.inside.begins(StepKind.TOOL_CALL, name, tool_args)
         try:
             return await super().call_tool(name, tool_args, ctx, tool)
+        except (ApprovalRequired, CallDeferred):
+            # It has done nothing yet, and is called again when that is decided.
+            self.inside.watch.done = [each for each in self.inside.watch.done if each is not done]
+            raise
         finally:
             # After the call: an agent that the tool runs does things of its own.
             last_done.set(done)

@@ -123,7 +123,10 @@ class Worker:
                         )
         except TimeoutError:
             if not self.running():
-                raise
+                raise Endless(
+                    f"after {timeout_s:g} s and {self.runs_begun} runs something is due still: do triggers cause one "
+                    "another? If it is to take so long, pass a longer timeout_s"
+                ) from None
             raise Endless(
                 f"after {timeout_s:g} s a run of {', '.join(sorted(self.running()))} has not ended; if it is to take "
                 "so long, pass a longer timeout_s"
