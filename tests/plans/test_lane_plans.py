@@ -99,7 +99,8 @@ def taking(full: psycopg.Connection) -> None:
         )
         full.execute("ANALYZE reflex.run")
         mine = {"trigger_id": lease[0], "event_id": lease[1], "lease_epoch": lease[3], "mates": [], "limit": 100}
-        in_place = {"trigger_id": [lease[0]], "event_id": [lease[1]], "lane_key": ["hot"], "position": [1], "limit": 20}
+        in_place = {"trigger_id": [lease[0]], "event_id": [lease[1]], "lane_key": ["hot"], "position": [1], "limit": 20,
+                    "after_event_id": [lease[1]]}  # fmt: skip
         seen = [f"{n:032x}" for n in range(700, 800)]
         for name, parameters in (
             ("take_inbox", {**mine, "only": None}),

@@ -16,7 +16,7 @@ from pydantic_ai.models.function import AgentInfo, FunctionModel
 from pydantic_ai.tools import RunContext
 
 from reflex.agent.context import AgentContext
-from reflex.agent.filters import any_event
+from reflex.agent.filters import Filter, any_event, keyword_filter
 from reflex.agent.models import Models
 from reflex.agent.offline import prompt_text
 from reflex.agent.publishing import RunLimits
@@ -33,10 +33,12 @@ from reflex.worker.attempt import Attempts
 from reflex.worker.cancelling import Cancelled
 from reflex.worker.claim_loop import ClaimLoop
 from reflex.worker.inboxes import Inboxes
+from reflex.worker.interrupting import Interrupting
 from tests.processes import eventually
 from tests.queue_fixtures import count, enlisted, is_quiet, new_event, ordered_shop
 
 RUNS = "SELECT event_id, outcome, error FROM reflex.run ORDER BY finished_at, event_id"
+ANYTHING = any_event()
 LANE = "SELECT pending, running FROM reflex.lane"
 
 
@@ -98,9 +100,11 @@ class Scene:
 
 
 @asynccontextmanager
-async def working(url: str, scene: Scene, agent: Any, *, ahead: bool = False, **options: Any) -> AsyncGenerator[Scene]:
+async def working(
+    url: str, scene: Scene, agent: Any, *, ahead: bool = False, wanted: Filter = ANYTHING, **options: Any
+) -> AsyncGenerator[Scene]:
     """`ahead`: it claims as much of a lane as there is."""
-    trigger = Trigger("pack", any_event(), agent, ordered=True, **options)
+    trigger = Trigger("pack", wanted, agent, ordered=True, **options)
     registered = await ordered_shop(scene.conn)
     (trigger_id,) = registered.trigger_ids.values()
     worker_id, steps, cancelled = (
@@ -240,6 +244,30 @@ async def scene_before(scene: Scene, number: int) -> list[UUID]:
     """Events from before the worker."""
     await ordered_shop(scene.conn)
     return await scene.come(number)
+
+
+async def test_however_much_is_unwanted_what_is_wanted_interrupts(database_url: str, scene: Scene) -> None:
+    """Fails if only the first of what waits behind a run are looked at: none of them runs before it has ended."""
+
+    async def come(wanted: bool, number: int = 1) -> UUID:
+        events = [new_event(payload=f'{{"wanted": {str(wanted).lower()}}}', key="a") for _ in range(number)]
+        await append(scene.conn, events)
+        return events[-1].event_id
+
+    options: dict[str, Any] = {"wanted": keyword_filter("wanted", True), "while_running": "interrupt"}
+    async with working(database_url, scene, scene.holds, **options), asyncio.TaskGroup() as group:
+        slots, steps = scene.loop.slots, StepStore(database_url)
+        interrupting = Interrupting(slots.inboxes.triggers, slots, steps)
+        chore = group.create_task(interrupting.run())
+        first = await come(True)
+        await scene.begins(first)
+        interrupting.wake()
+        await come(False, 3 * inbox.LOOKED_AT)
+        await scene.begins(await come(True))
+        scene.gate.set()
+        assert (first, "cancelled") in [run[:2] for run in await scene.quiet()]
+        chore.cancel()
+        await steps.aclose()
 
 
 async def test_a_person_cancels_what_a_run_has_taken(database_url: str, scene: Scene) -> None:

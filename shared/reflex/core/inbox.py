@@ -5,7 +5,7 @@
 What was taken is held as if it had been claimed with the lane: a worker that dies loses both, and both are reaped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -17,16 +17,19 @@ from reflex.core.journal import LeaseLost, Step, journal_step
 from reflex.core.settlement import Claimed
 from reflex.core.statements import statement
 
-__all__ = ["Newer", "came_meanwhile", "newer_in_lanes", "take_inbox"]
+__all__ = ["LOOKED_AT", "Newer", "Place", "came_meanwhile", "newer_in_lanes", "take_inbox"]
 
+Place = tuple[int, UUID]
 # How many of those that wait behind a run are looked at: which of them are for its trigger, its filter knows.
 LOOKED_AT: Final = 20
+NOT_LOOKED: Final[Mapping[tuple[int, UUID], Place]] = {}
 
 
 class Newer(NamedTuple):
-    """An event that waits behind a run (trigger id, event id)."""
+    """An event that waits behind a run (trigger id, event id), and its place in the lane."""
 
     run: tuple[int, UUID]
+    place: Place
     event: Event
 
 
@@ -93,16 +96,24 @@ async def came_meanwhile(
     return [event_id for (event_id,) in await cursor.fetchall()]
 
 
-async def newer_in_lanes(conn: AsyncConnection[Any], running: Sequence[Claimed]) -> list[Newer]:
-    """What waits behind these runs, the first few of each in their order. A look: nothing is locked or changed."""
+async def newer_in_lanes(
+    conn: AsyncConnection[Any], running: Sequence[Claimed], *, after: Mapping[tuple[int, UUID], Place] = NOT_LOOKED
+) -> list[Newer]:
+    """What waits behind these runs, the first `LOOKED_AT` of each in their order. A look: nothing is locked or changed.
+
+    Args:
+        after: Of runs (trigger id, event id), the place up to which all was looked at before.
+    """
+    places: list[Place] = [after.get(lease[:2], (lease.position or 0, lease.event_id)) for lease in running]
     cursor = await conn.execute(
         statement("newer_in_lanes"),
         {
             "trigger_id": [lease.trigger_id for lease in running],
             "event_id": [lease.event_id for lease in running],
             "lane_key": [lease.lane_key for lease in running],
-            "position": [lease.position for lease in running],
+            "position": [position for position, _ in places],
+            "after_event_id": [event_id for _, event_id in places],
             "limit": LOOKED_AT,
         },
     )
-    return [Newer((row[0], row[1]), Event(*row[2:])) for row in await cursor.fetchall()]
+    return [Newer((row[0], row[1]), (row[2], row[3]), Event(*row[3:])) for row in await cursor.fetchall()]

@@ -7,15 +7,17 @@ A look is one statement for all of them, and changes nothing. What is cancelled 
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
+from uuid import UUID
 
 import psycopg
 import structlog
 
 from reflex.agent.ordering import WhileRunning
 from reflex.agent.triggers import Trigger
-from reflex.core.inbox import newer_in_lanes
+from reflex.core.inbox import LOOKED_AT, Place, newer_in_lanes
 from reflex.core.journal import JournalUnavailable, StepStore
 from reflex.core.settlement import Claimed
 from reflex.worker.inboxes import wants
@@ -41,6 +43,8 @@ class Interrupting:
         self.slots = slots
         self.steps = steps
         self.signal = asyncio.Event()
+        # Of each run, up to where its lane holds nothing that would end it.
+        self.looked_at: dict[tuple[int, UUID], Place] = {}
         self.log: Any = structlog.get_logger()
 
     def wake(self) -> None:
@@ -71,12 +75,17 @@ class Interrupting:
         ]
 
     async def look(self, running: list[Claimed]) -> None:
-        newer = await self.steps.patiently(lambda conn: newer_in_lanes(conn, running))
+        """One page of what waits behind each run; the next one, if there is, at the next look, which is due then."""
         runs = {lease[:2]: lease for lease in running}
-        for key, event in newer:
-            lease = runs.get(key)
+        self.looked_at = {run: place for run, place in self.looked_at.items() if run in runs}
+        newer = await self.steps.patiently(lambda conn: newer_in_lanes(conn, running, after=self.looked_at))
+        if any(number >= LOOKED_AT for number in Counter(each.run for each in newer).values()):
+            self.signal.set()
+        for run, place, event in newer:
+            lease = runs.get(run)
             if lease is None:
                 continue
+            self.looked_at[run] = place
             if wants(self.triggers[lease.trigger_id], event):
-                del runs[key]
+                del runs[run]
                 self.slots.interrupt(lease, event.event_id)
