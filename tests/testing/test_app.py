@@ -11,7 +11,7 @@ from pydantic_ai import Agent
 
 from reflex.agent.context import AgentContext
 from reflex.agent.filters import any_event, keyword_filter, type_filter
-from reflex.agent.signals import Reject
+from reflex.agent.signals import Reject, Retry
 from reflex.agent.triggers import Trigger
 from reflex.core.errors import AppError, EventRejected
 from reflex.core.events import BaseEvent, EventRegistry
@@ -172,6 +172,20 @@ async def test_ordered_deliveries_run_one_after_the_other(reflex_app: MakeAppTes
         for key in ("a", "b"):
             steps = [step for of, step in seen if of == key]
             assert steps == ["1 begins", "1 ends", "2 begins", "2 ends"]
+
+
+async def test_an_ordered_delivery_that_is_due_at_once_is_run(reflex_app: MakeAppTest) -> None:
+    """Fails if what a run puts off by no time is left for the next call."""
+
+    async def agent(ctx: AgentContext) -> int:
+        if ctx.attempt == 1:
+            raise Retry(after=0)
+        return ctx.attempt
+
+    async with reflex_app([Trigger("twice", any_event(), agent, ordered=True)]) as t:
+        await t.publish("order", key="a")
+        await t.run()
+        assert t.runs.outcomes == ["retry", "succeeded"]
 
 
 async def test_a_retry_takes_from_the_journal_what_was_done(reflex_app: MakeAppTest) -> None:

@@ -1,16 +1,17 @@
 """The model of a tested app: what it says, and what it is asked."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from pydantic_ai import Agent, ModelRetry, NativeOutput
+from pydantic_ai import Agent, ModelRetry, NativeOutput, PromptedOutput, ToolOutput
 
 from reflex.agent.context import AgentContext
 from reflex.agent.filters import any_event, type_filter
 from reflex.agent.triggers import Trigger
-from reflex.testing.model import NoAnswer, call
+from reflex.testing.model import NoAnswer, call, rate_limited
 from reflex.testing.plugin import MakeAppTest
 
 
@@ -69,6 +70,36 @@ async def test_native_output_is_written_as_json(reflex_app: MakeAppTest) -> None
         await t.publish("order")
         await t.run()
         assert t.runs[0].output == {"verdict": "good"}
+
+
+@pytest.mark.parametrize(
+    "output_type",
+    [
+        [ToolOutput(Verdict, name="judge"), ToolOutput(Doubt, name="ask")],
+        NativeOutput([Verdict, Doubt]),
+        PromptedOutput([Verdict, Doubt]),
+    ],
+    ids=["named tools", "native", "prompted"],
+)
+@pytest.mark.parametrize("answer", [Doubt("which jug?"), {"question": "which jug?"}], ids=["object", "dict"])
+async def test_a_value_of_one_of_several_types_is_that(reflex_app: MakeAppTest, output_type: Any, answer: Any) -> None:
+    """Fails if the first of the types gets any value, or JSON that does not say which of them it is."""
+    agent: Agent[Any, Any] = Agent(output_type=output_type)
+    async with reflex_app([Trigger("judge", any_event(), agent)]) as t:
+        t.model.answers([answer])
+        await t.publish("order")
+        await t.run()
+        assert t.runs[0].output == {"question": "which jug?"}
+
+
+async def test_a_model_that_keeps_failing_is_not_asked_for_a_while(reflex_app: MakeAppTest) -> None:
+    """As in production. Fails without circuits: the fifth failure would make a dead letter."""
+    async with reflex_app([Trigger("judge", type_filter("order"), Agent())]) as t:
+        t.model.answers([*[rate_limited()] * 5, "done"])
+        await t.publish("order")
+        await t.run()
+        await t.clock.advance(timedelta(minutes=5))
+        assert t.runs.outcomes == [*["retry"] * 4, "waiting", "succeeded"]
 
 
 async def test_rules_answer_first_and_as_often_as_they_hold(reflex_app: MakeAppTest) -> None:

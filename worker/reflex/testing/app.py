@@ -21,6 +21,7 @@ from reflex.agent.publishing import RunLimits
 from reflex.agent.schedules import Schedule
 from reflex.agent.triggers import Trigger
 from reflex.core.approvals import ApprovalRow, decide_approval, list_approvals
+from reflex.core.circuits import Circuits
 from reflex.core.cursors import Cursor
 from reflex.core.database import connect
 from reflex.core.errors import AppError
@@ -111,6 +112,7 @@ class AppTest:
             self._models = FakeModels(self.model)
             resolve_models(self.app, OFFLINE)
             self._steps = StepStore(self.database_url, size=1)
+            self._models.circuits = Circuits(self._steps)
             stack.push_async_callback(self._steps.aclose)
             self._worker = await self._enlisted(stack)
             self._stack = stack.pop_all()

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard, cast
 from uuid import uuid4
 
@@ -22,6 +23,7 @@ from pydantic_core import to_json, to_jsonable_python
 
 from reflex.agent.models import OFFLINE, Models
 from reflex.agent.offline import in_parts, prompt_text, respond
+from reflex.agent.schema_fit import fits
 from reflex.core.errors import ReflexError
 from reflex.core.logs import run_fields
 
@@ -199,16 +201,35 @@ def part_of(answer: str | ToolCallPart) -> ModelResponsePart:
 
 def output_part(value: Any, asked: Asked) -> ModelResponsePart:
     """A value of the agent's output type, in the form in which this agent takes it."""
-    tools = asked.info.output_tools
-    if tools:
-        # With several output types there is a tool for each, named for it.
-        name = type(value).__name__
-        tool = next((tool for tool in tools if tool.name.endswith(f"_{name}")), tools[0])
-        arguments = to_jsonable_python(value)
+    name, arguments = type(value).__name__, to_jsonable_python(value)
+    if tools := asked.info.output_tools:
+        # With several output types there is a tool for each, named for it unless the author has named it.
+        named = (tool for tool in tools if tool.name.endswith(f"_{name}"))
+        fitting = (tool for tool in tools if may_be(arguments, tool.parameters_json_schema))
+        tool = next(chain(named, fitting), tools[0])
         return ToolCallPart(tool.name, arguments, tool_call_id=f"call_{uuid4().hex[:12]}")
-    if asked.info.model_request_parameters.output_object is not None:
-        return TextPart(to_json(value).decode())
+    if (written := asked.info.model_request_parameters.output_object) is not None:
+        return TextPart(to_json(of_union(arguments, name, written.json_schema)).decode())
     raise NoAnswer(f"{value!r} is no answer to {asked!r}: the agent's output is a text")
+
+
+def of_union(arguments: Any, name: str, schema: Mapping[str, Any]) -> Any:
+    """Where the output is one of several types, written as JSON, it says which one it is."""
+    options = schema.get("properties", {}).get("result", {}).get("anyOf", ())
+    if not options or may_be(arguments, schema):
+        return arguments
+    parts = {option["properties"]["kind"]["const"]: option["properties"]["data"] for option in options}
+    fitting = (kind for kind, data in parts.items() if may_be(arguments, data, schema))
+    kind = name if name in parts else next(fitting, None)
+    return arguments if kind is None else {"result": {"kind": kind, "data": arguments}}
+
+
+def may_be(value: Any, schema: Any, root: Mapping[str, Any] | None = None) -> bool:
+    """Whether the value fits, as far as it can be told."""
+    try:
+        return fits(value, schema, schema if root is None else root)
+    except (ValueError, LookupError):
+        return False
 
 
 def trigger_of_run() -> str:

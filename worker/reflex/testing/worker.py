@@ -139,7 +139,11 @@ class Worker:
         slots = self.loop.slots
         if not slots.finished and (slots.running or slots.waiting):
             await self.next_end()
-        return bool(slots.finished or slots.running or slots.waiting) or await self.is_due()
+        if slots.finished or slots.running or slots.waiting:
+            return True
+        # What was settled just now may be due at once: a lane whose delivery is tried again without a wait.
+        await self.make_due()
+        return await self.is_due()
 
     async def is_due(self) -> bool:
         """Whether there is something to claim."""
