@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent, RunContext
+from pydantic_ai import Agent, ApprovalRequired, RunContext
 from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
 from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.models.fallback import FallbackModel
@@ -22,6 +22,7 @@ from reflex.agent.budgets import Budget, Price
 from reflex.agent.context import AgentContext
 from reflex.agent.spending import Spending, wait_of
 from reflex.agent.suspension import Suspended
+from reflex.core.approvals import decide_approval, list_approvals
 from reflex.core.budget_reads import list_budgets, raise_budget
 from reflex.core.dead_letters import DeadLetterFilter, retry_dead_letters
 from reflex.core.log import append
@@ -30,7 +31,7 @@ from reflex.core.settlement import Outcome, Settlement
 from reflex.core.spending import Quantity, Refused, give_back
 from reflex.core.waiting import WaitKind
 from reflex.worker.progress import ProgressPublisher
-from tests.agent.stub_provider import Answer, completion, refusal, text, tool_call
+from tests.agent.stub_provider import Answer, completion, refusal, silence, text, tool_call
 from tests.agent.till import Till, till
 from tests.processes import eventually
 from tests.queue_fixtures import claim, count, new_event, publish, settled
@@ -221,6 +222,52 @@ async def test_a_tool_that_waits_is_no_call_yet_and_one_that_fails_was_one(
         assert await spent(t, Quantity.TOOL_CALLS) == [(1, 0)]
         assert (await t.attempt(agent, budgets=budgets)).outcome is Outcome.SUCCEEDED
         assert await spent(t, Quantity.TOOL_CALLS) == [(2, 0)]
+
+
+async def test_a_tool_that_asks_for_an_approval_is_no_call_yet(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time the run comes to it, it runs up to that line. Fails if ApprovalRequired counts as a failure: the call
+    that somebody has approved would find the budget used up."""
+    agent: Agent[AgentContext, str] = Agent(deps_type=AgentContext)
+
+    @agent.tool
+    async def refund(run: RunContext[AgentContext]) -> str:  # pyright: ignore[reportUnusedFunction]
+        if not run.tool_call_approved:
+            raise ApprovalRequired
+        return "refunded"
+
+    async with till(database_url, monkeypatch, tool_call("refund", {}), text("done")) as t:
+        options: dict[str, Any] = {"budgets": [Budget(tool_calls=1, per="run")], "approval_timeout": DAY / 48}
+        for _ in range(2):  # the second one is woken too early
+            assert (await t.attempt(agent, **options)).outcome is Outcome.WAITING
+            assert await spent(t, Quantity.TOOL_CALLS) == [(0, 0)]
+        (asked,) = (await list_approvals(t.conn, state="pending")).rows
+        await decide_approval(t.conn, asked.id, approve=True, digest=asked.digest)
+        assert (await t.attempt(agent, **options)).outcome is Outcome.SUCCEEDED
+        assert await spent(t, Quantity.TOOL_CALLS) == [(1, 0)]
+
+
+async def test_a_run_does_not_wait_for_a_call_that_it_has_cancelled_itself(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An author's own time limit for a part of a run. Fails if what was set aside stays until the lease ends: the run
+    is parked, cancels the same call again when it goes on, and so on without an end."""
+    never = asyncio.Event()
+    async with till(database_url, monkeypatch, silence(never), text("quick")) as t:
+
+        async def act(ctx: AgentContext) -> str:
+            slow = asyncio.ensure_future(ctx.run_agent(Agent(), "slow"))
+            await eventually(lambda: t.requests == 1, what="the request that is cancelled")
+            slow.cancel()
+            await asyncio.wait([slow])
+            return (await ctx.run_agent(Agent(), "fast")).output
+
+        try:
+            done = await t.attempt(act, budgets=[Budget(requests=1, per="run")])
+        finally:
+            never.set()
+        assert (done.outcome, done.output, await spent(t)) == (Outcome.SUCCEEDED, '"quick"', [(1, 0)])
 
 
 async def test_a_tree_of_events_is_stopped_at_its_budget(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, cast
 
+from pydantic_ai.exceptions import ApprovalRequired, CallDeferred
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequestAttempt,
@@ -79,9 +80,10 @@ class BudgetedModel(WrapperModel):
         try:
             response = await self.wrapped.request(messages, model_settings, model_request_parameters)
         except BaseException as error:
-            # One that is cancelled has no time for it: its reservation ends with the lease.
             if isinstance(error, Exception) or wait_of(error) is not None:
                 await self.spending.give_back(reservation)
+            else:
+                self.spending.give_back_later(reservation)
             raise
         await self._settled(reservation, response, estimate, follows_up(messages))
         return response
@@ -107,6 +109,9 @@ class BudgetedModel(WrapperModel):
                 await self.spending.give_back(reservation)
             else:
                 await self._settled(reservation, stream.get(), estimate, follows_up(messages))
+            raise
+        except BaseException:
+            self.spending.give_back_later(reservation)
             raise
         await self._settled(reservation, stream.get(), estimate, follows_up(messages))
 
@@ -166,7 +171,8 @@ class BudgetedModel(WrapperModel):
 
 @dataclass
 class BudgetedToolset(WrapperToolset[Any]):
-    """Counts the calls that are carried out. One that fails was one; one that waits is called again, and is not."""
+    """Counts the calls that are carried out. One that fails was one; one that waits, or asks to be approved, is called
+    again, and is not."""
 
     spending: Spending
 
@@ -178,10 +184,12 @@ class BudgetedToolset(WrapperToolset[Any]):
         try:
             result: Any = await super().call_tool(name, tool_args, ctx, tool)
         except BaseException as error:
-            if isinstance(error, Exception):
-                await self.spending.settle(reservation, one)
-            elif wait_of(error) is not None:
+            if isinstance(error, ApprovalRequired | CallDeferred) or wait_of(error) is not None:
                 await self.spending.give_back(reservation)
+            elif isinstance(error, Exception):
+                await self.spending.settle(reservation, one)
+            else:
+                self.spending.give_back_later(reservation)
             raise
         await self.spending.settle(reservation, one)
         return result

@@ -67,6 +67,7 @@ class Spending:
         self._store = store
         self._claimed = claimed
         self._delivery_id = DeliveryId(claimed.trigger_id, claimed.event_id)
+        self._left_over: list[Reservation] = []
 
     def counts(self, *quantities: Quantity) -> bool:
         """Whether any budget is of one of these quantities."""
@@ -83,6 +84,8 @@ class Spending:
         """
         chosen = [budget for budget in self.budgets if budget.quantity in costs]
         asked = [self.asked(budget, costs[budget.quantity]) for budget in chosen]
+        while self._left_over:
+            await self.give_back(self._left_over.pop())
         deadline = time.monotonic() + PATIENCE_S
         wait_s = 0.2
         while True:
@@ -112,6 +115,11 @@ class Spending:
             await self.settle(reservation, {})
         except ReflexError as error:
             structlog.get_logger("reflex.agent").warning("a reservation is given back later", error=str(error))
+
+    def give_back_later(self, reservation: Reservation) -> None:
+        """The call was cancelled, and there is no time. If the run goes on (the author's own time limit for a part of
+        it), its next call must not wait for this one: nobody else would end it before the lease does."""
+        self._left_over.append(reservation)
 
     def asked(self, budget: Budget, amount: Decimal) -> Asked:
         claimed = self._claimed
