@@ -20,16 +20,20 @@ from reflex.agent import spending
 from reflex.agent.budgeting import BudgetedModel
 from reflex.agent.budgets import Budget, Price
 from reflex.agent.context import AgentContext
+from reflex.agent.filters import any_event
 from reflex.agent.spending import Spending, wait_of
 from reflex.agent.suspension import Suspended
+from reflex.agent.triggers import Trigger
 from reflex.core.approvals import decide_approval, list_approvals
 from reflex.core.budget_reads import list_budgets, raise_budget
+from reflex.core.database import connect
 from reflex.core.dead_letters import DeadLetterFilter, retry_dead_letters
 from reflex.core.log import append
 from reflex.core.queue import exchange, promote_scheduled
 from reflex.core.settlement import Outcome, Settlement
 from reflex.core.spending import Quantity, Refused, give_back
 from reflex.core.waiting import WaitKind
+from reflex.testing.plugin import MakeAppTest
 from reflex.worker.progress import ProgressPublisher
 from tests.agent.stub_provider import Answer, completion, refusal, silence, text, tool_call
 from tests.agent.till import Till, till
@@ -302,6 +306,24 @@ async def test_each_key_has_a_budget_and_events_without_one_share_theirs(
             await exchange(t.conn, worker_id=lease.event_id, settlements=[settlement], trigger_ids=[], limit=0)
             assert settlement.outcome == outcome, key
             await t.conn.execute("DELETE FROM reflex.scheduled")
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_budget_of_each_key_is_of_the_keys_of_its_trigger(reflex_app: MakeAppTest, *, ordered: bool) -> None:
+    """A key below the payload. Fails if the event's own key counts, which is none here: then all share one budget, and
+    b finds it used up. And if a raise wakes by the event's own: nobody, or a and b."""
+    budget = Budget(requests=1, per="key", window=DAY)
+    trigger = Trigger("t", any_event(), Agent(), ordered=ordered, key="payload.customer", budgets=[budget])
+    async with reflex_app([trigger]) as t, await connect(t.database_url, name="t") as conn:
+        for customer in ("a", "a", "b", "b"):
+            await t.publish("asked", {"customer": customer})
+        await t.run()
+        assert sorted(t.runs.outcomes) == ["succeeded", "succeeded", "waiting", "waiting"]
+        a, b = sorted(await list_budgets(conn), key=lambda row: row.subject)
+        assert (a.subject, a.spent, b.subject, b.spent) == ("a", 1, "b", 1)
+        assert (await raise_budget(conn, b.id, Decimal(1))).due == 1
+        await t.run()
+        assert t.runs.outcomes.count("succeeded") == 3
 
 
 async def test_a_run_waits_in_its_slot_for_calls_in_flight(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

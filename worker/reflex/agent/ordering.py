@@ -42,8 +42,8 @@ def ordering_of(
     """The ordering of the trigger `name`.
 
     Args:
-        has_keys: Whether it keeps a state or a memory of each key, or is cancelled by it. Then it may name a key
-            without having an order.
+        has_keys: Whether it keeps a state or a memory of each key, has a budget of each, or is cancelled by it. Then
+            it may name a key without having an order.
 
     Raises:
         TypeError: An argument is of the wrong kind; the sentence names the trigger.

@@ -15,6 +15,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from reflex.agent.budgets import UNITS, Budget, shown
+from reflex.agent.ordering import OWN_KEY
 from reflex.agent.suspension import suspend
 from reflex.core.errors import ReflexError
 from reflex.core.ids import DeliveryId
@@ -60,13 +61,20 @@ class Spending:
         largest_response: Output tokens of the largest response so far; 0 if there was none.
     """
 
-    def __init__(self, store: StepStore, claimed: Claimed, trigger: str, budgets: Sequence[Budget]) -> None:
+    def __init__(
+        self, store: StepStore, claimed: Claimed, trigger: str, budgets: Sequence[Budget], key_path: str = OWN_KEY
+    ) -> None:
+        """`key_path` is where the trigger's events have the key that a budget per key is for."""
         self.budgets = budgets
         self.trigger = trigger
         self.largest_response = 0
         self._store = store
         self._claimed = claimed
         self._delivery_id = DeliveryId(claimed.trigger_id, claimed.event_id)
+        self._key_path = key_path
+        # Events without a key share one: else they would be without a limit.
+        self._key = (claimed.key if key_path == OWN_KEY else claimed.lane_key) or ""
+        self._knows_key = key_path == OWN_KEY or claimed.lane_key is not None
         self._left_over: list[Reservation] = []
 
     def counts(self, *quantities: Quantity) -> bool:
@@ -83,6 +91,9 @@ class Spending:
             JournalUnavailable: The database was away for too long.
         """
         chosen = [budget for budget in self.budgets if budget.quantity in costs]
+        if not self._knows_key and any(budget.scope is Scope.KEY for budget in chosen):
+            self._key = (await self._store.remembered(self._delivery_id, self._key_path)).key or ""
+            self._knows_key = True
         asked = [self.asked(budget, costs[budget.quantity]) for budget in chosen]
         while self._left_over:
             await self.give_back(self._left_over.pop())
@@ -126,8 +137,7 @@ class Spending:
         subject = {
             Scope.RUN: str(claimed.event_id),
             Scope.TRIGGER: "",
-            # Events without a key share one: else they would be without a limit.
-            Scope.KEY: claimed.key or "",
+            Scope.KEY: self._key,
             Scope.TREE: claimed.correlation_id or str(claimed.event_id),
         }[budget.scope]
         owner = ANY_TRIGGER if budget.scope is Scope.TREE else claimed.trigger_id

@@ -23,6 +23,7 @@ from reflex.agent.ordering import WhileRunning, ordering_of
 from reflex.agent.state import State, state_of
 from reflex.core.events import Event
 from reflex.core.retry import RetryPolicy
+from reflex.core.spending import Scope
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -125,7 +126,7 @@ class Trigger(Declaration):
         self.memory = memory_of(name, memory)
         self.cancel_on = checked_cancel_on(name, cancel_on)
         self.when = checked_when(name, when, ordered=ordered, cancelled=cancel_on is not None)
-        has_keys = self.remembers or self.cancel_on is not None
+        has_keys = self.remembers or self.cancel_on is not None or self.counts_keys
         ordering = ordering_of(
             name, ordered=ordered, key=key, when_dead=when_dead, has_keys=has_keys, while_running=while_running
         )
@@ -149,6 +150,11 @@ class Trigger(Declaration):
     def remembers(self) -> bool:
         """Whether it keeps something of each key, which it finds by the path `remembers_by`."""
         return self.state is not None or self.memory is not None
+
+    @property
+    def counts_keys(self) -> bool:
+        """Whether it has a budget of each key."""
+        return any(budget.scope is Scope.KEY for budget in self.budgets)
 
     def matches(self, event: Event) -> bool:
         """Whether the event is one for this trigger.
@@ -189,6 +195,8 @@ class Trigger(Declaration):
         said: dict[str, Any] = {}
         if self.budgets:
             said["budgets"] = [str(budget) for budget in self.budgets]
+        if self.counts_keys:
+            said["budgets_by"] = self.remembers_by
         if self.effects:
             said["effects"] = {tool: effect.kind for tool, effect in self.effects.items()}
         if self.when_diverged is not WhenDiverged.CONTINUE:

@@ -159,7 +159,7 @@ class Attempts:
             if batch is not None:
                 ctx.events = read_events(batch)
             if trigger.budgets and self.steps is not None:
-                ctx.spending = Spending(self.steps, claimed, trigger.name, trigger.budgets)
+                ctx.spending = Spending(self.steps, claimed, trigger.name, trigger.budgets, trigger.remembers_by)
             if trigger.remembers and self.steps is not None:
                 ctx.remembered = await recall(trigger, delivery_id, self.steps)
             ctx.incoming = self.inboxes.opened(claimed, journal)
