@@ -20,6 +20,7 @@ from reflex.agent import spending
 from reflex.agent.budgeting import BudgetedModel
 from reflex.agent.budgets import Budget, Price
 from reflex.agent.context import AgentContext
+from reflex.agent.effects import once
 from reflex.agent.filters import any_event
 from reflex.agent.spending import Spending, wait_of
 from reflex.agent.suspension import Suspended
@@ -250,6 +251,27 @@ async def test_a_tool_that_asks_for_an_approval_is_no_call_yet(
         await decide_approval(t.conn, asked.id, approve=True, digest=asked.digest)
         assert (await t.attempt(agent, **options)).outcome is Outcome.SUCCEEDED
         assert await spent(t, Quantity.TOOL_CALLS) == [(1, 0)]
+
+
+@pytest.mark.parametrize(("when_spent", "outcome"), [("wait", "waiting"), ("dead", "dead")])
+async def test_a_call_that_must_not_be_repeated_and_finds_no_room_has_not_begun(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, when_spent: Any, outcome: str
+) -> None:
+    """Fails if its intent is written before there is room for it: a person would have to find out what a tool has done
+    that was not called, and the delivery would wait for that beyond the window."""
+    counted: Counter[str] = Counter()
+    async with till(database_url, monkeypatch, calls("A"), calls("B"), text("ship it")) as t:
+        options: dict[str, Any] = {
+            "budgets": [Budget(tool_calls=1, per="day", when_spent=when_spent)], "effects": {"stock": once()},
+        }  # fmt: skip
+        agent = stock_agent(counted)
+        first = await t.attempt(agent, **options)
+        assert (first.outcome, counted) == (outcome, {"A": 1})
+        assert "the budget of 1 tool calls a day" in (first.wait.reason if first.wait else first.error or "")
+        await retry_dead_letters(t.conn, DeadLetterFilter(reason="budget"))
+        await later(t)
+        assert (await t.attempt(agent, **options)).outcome is Outcome.SUCCEEDED
+        assert (counted, await spent(t, Quantity.TOOL_CALLS)) == ({"A": 1, "B": 1}, [(1, 0), (1, 0)])
 
 
 async def test_a_run_does_not_wait_for_a_call_that_it_has_cancelled_itself(

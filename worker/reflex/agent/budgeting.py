@@ -27,12 +27,13 @@ from pydantic_ai.tools import RunContext
 from pydantic_ai.toolsets import ToolsetTool, WrapperToolset
 from pydantic_ai.usage import RequestUsage
 
+from reflex.agent.journal import current_call
 from reflex.agent.prices import cost_of, estimated_cost
 from reflex.agent.spending import Spending
 from reflex.agent.suspension import wait_of
 from reflex.core.spending import Quantity, Reservation
 
-__all__ = ["BudgetedModel", "BudgetedToolset", "budgeted_model", "budgeted_toolset"]
+__all__ = ["BudgetedModel", "BudgetedToolset", "budgeted_model", "budgeted_toolset", "reserved_call"]
 
 # What providers' tokenizers come to is 3 to 5 characters of text a token: this is on the safe side.
 CHARACTERS_PER_TOKEN: Final = 3
@@ -169,6 +170,13 @@ class BudgetedModel(WrapperModel):
         return max(known, default=Decimal(0)) if len(known) == len(costs) else None
 
 
+async def reserved_call(spending: Spending | None) -> Reservation | None:
+    """Room for a tool call that is about to begin; None if nobody counts it. Raises as `Spending.reserve`."""
+    if spending is None or not spending.counts(Quantity.TOOL_CALLS):
+        return None
+    return await spending.reserve({Quantity.TOOL_CALLS: Decimal(1)})
+
+
 @dataclass
 class BudgetedToolset(WrapperToolset[Any]):
     """Counts the calls that are carried out. One that fails was one; one that waits, or asks to be approved, is called
@@ -180,7 +188,11 @@ class BudgetedToolset(WrapperToolset[Any]):
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
     ) -> Any:
         one = {Quantity.TOOL_CALLS: Decimal(1)}
-        reservation = await self.spending.reserve(one)
+        call = current_call()
+        if call is not None and call.reservation is not None:
+            reservation, call.reservation = call.reservation, None
+        else:
+            reservation = await self.spending.reserve(one)
         try:
             result: Any = await super().call_tool(name, tool_args, ctx, tool)
         except BaseException as error:

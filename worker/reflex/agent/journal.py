@@ -60,7 +60,8 @@ class ToolCall:
     """A tool at work: what it publishes, the steps of agents that it runs, and whether it has looked at what its
     trigger remembers. Its replay must bring back the first, and will not come to the second. `key` is its idempotency
     key, `connection` that of a transactional one. One that is not `repeatable` must not look at what is remembered.
-    `spent` is what agents that it runs have used up, `run_usage` where the run that made the call counts its own."""
+    `spent` is what agents that it runs have used up, `run_usage` where the run that made the call counts its own.
+    `reservation` is what was set aside for it before it began."""
 
     published: list[NewEvent] = field(default_factory=list[NewEvent])
     steps: list[StepKey] = field(default_factory=list[StepKey])
@@ -70,6 +71,7 @@ class ToolCall:
     remembered: bool = False
     spent: list[Spent] = field(default_factory=list[Spent])
     run_usage: Any = None
+    reservation: Any = None
 
 
 # Those around the code that runs now, outermost first: a tool may run an agent, whose tools publish.

@@ -19,6 +19,7 @@ from pydantic_ai.durable_exec import record_durable_unit
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, ToolFailed
 
 from reflex.agent import ledger
+from reflex.agent.budgeting import reserved_call
 from reflex.agent.delegated import spend_again
 from reflex.agent.effects import Done, Effect, NotDone, Unknown
 from reflex.agent.failures import headline, without_secrets
@@ -89,7 +90,10 @@ class OnceCall:
         return record.outcome()
 
     async def made(self, entry: Entry, act: Act) -> Any:
+        # Before the intent: a call for which there is no room has not begun, and nobody must have to look into it.
+        reservation = await reserved_call(self.ctx.spending)
         with tool_call(entry.key, repeatable=False) as call:
+            call.reservation = reservation
             try:
                 await ledger.begin(self.journal, entry)
                 result = await finished(act)
