@@ -15,7 +15,7 @@ from pydantic_ai.toolsets import FunctionToolset
 from structlog.testing import capture_logs
 
 from reflex.agent.context import AgentContext
-from reflex.agent.filters import any_event
+from reflex.agent.filters import any_event, type_filter
 from reflex.agent.suspension import Suspended, wait_of
 from reflex.agent.triggers import Trigger
 from reflex.core.approvals import ApprovalOver, ApprovalRow, decide_approval, list_approvals
@@ -23,6 +23,8 @@ from reflex.core.ids import new_id
 from reflex.core.queue import exchange
 from reflex.core.settlement import Outcome
 from reflex.core.waiting import Wait, WaitKind
+from reflex.testing.model import call
+from reflex.testing.plugin import MakeAppTest
 from tests.agent.stub_provider import Answer, completion, refusal, text
 from tests.agent.till import Till, till
 from tests.queue_fixtures import count
@@ -417,6 +419,43 @@ async def test_agents_that_run_at_once_each_ask(database_url: str, monkeypatch: 
     both = wait_of(BaseExceptionGroup("", [Suspended(one), Suspended(other)]))
     assert both is not None
     assert (both.at_most, both.asks, set(both.awaits)) == (timedelta(hours=1), (2, 1), {*one.awaits, *other.awaits})
+
+
+@pytest.mark.parametrize("approved", [True, False])
+async def test_an_equal_call_of_another_agent_has_an_approval_of_its_own(
+    reflex_app: MakeAppTest, *, approved: bool
+) -> None:
+    """A tool runs an agent, and is called twice with the same. Fails if its first call, replayed as a whole, does not
+    keep its steps: the second one finds them, so the first consent and what came of it. The model is told of a refund
+    that was approved and not made, or denied."""
+    done: list[int] = []
+    inner: Agent[AgentContext, str] = Agent(deps_type=AgentContext)
+
+    @inner.tool_plain(requires_approval=True)
+    def refund(cents: int) -> str:  # pyright: ignore[reportUnusedFunction]
+        done.append(cents)
+        return "refunded"
+
+    outer: Agent[AgentContext, str] = Agent(deps_type=AgentContext)
+
+    @outer.tool
+    async def delegate(run: RunContext[AgentContext], what: str) -> str:  # pyright: ignore[reportUnusedFunction]
+        return (await run.deps.run_agent(inner, what)).output
+
+    delegated = call("delegate", what="pay back 50")
+    async with reflex_app([Trigger("t", type_filter("broken"), outer)]) as t:
+        first = [delegated, call("refund", cents=50), "done"]
+        t.model.answers([*first, delegated, call("refund", cents=50), "done, or not", "all done"])
+        await t.publish("broken")
+        for approve in (True, approved):
+            await t.run()
+            (question,) = await t.approvals()
+            await t.decide(question, approve=approve, reason="as you wish")
+        await t.run()
+        assert (t.runs.outcomes, await t.approvals()) == (["waiting", "waiting", "succeeded"], [])
+        assert done == ([50, 50] if approved else [50])
+        told = t.model.requests[-2].tool_results["refund"]
+        assert told == ("refunded" if approved else "The call was denied: as you wish")
 
 
 async def test_the_author_may_answer_by_code_and_nobody_is_asked(

@@ -12,6 +12,7 @@ from pydantic_ai import Agent, RunContext
 from reflex.agent.app import load_app
 from reflex.agent.context import AgentContext
 from reflex.agent.filters import Filter, any_event, event_filter, keyword_filter, type_filter
+from reflex.agent.triggers import Trigger
 from reflex.agent.wait_for import WhoseKey
 from reflex.core.awaiting import find_awaited, forget_awaited
 from reflex.core.cursors import Cursor
@@ -20,6 +21,8 @@ from reflex.core.log import append
 from reflex.core.log_reading import drop_log, log_bounds
 from reflex.core.settlement import Outcome
 from reflex.core.waiting import WaitKind, end_waits
+from reflex.testing.model import call
+from reflex.testing.plugin import MakeAppTest
 from tests.agent.stub_provider import text, tool_call
 from tests.agent.till import till
 from tests.core.log_fixtures import place_all
@@ -281,6 +284,29 @@ async def test_a_tool_may_wait_and_its_result_is_kept(database_url: str, monkeyp
         done = await t.attempt(agent)
         assert (done.outcome, done.output, t.requests) == (Outcome.SUCCEEDED, '"thank you"', 2)
         assert "12 dollars" in str(t.provider.requests[1])
+
+
+async def test_a_tool_that_is_called_twice_waits_twice(reflex_app: MakeAppTest) -> None:
+    """Fails if a call that is replayed as a whole does not keep its wait: the second call finds the first one's, and
+    gets the event that the first one got."""
+    agent: Agent[AgentContext, str] = Agent(deps_type=AgentContext)
+
+    @agent.tool
+    async def reply(run: RunContext[AgentContext]) -> int:  # pyright: ignore[reportUnusedFunction]
+        event = await run.deps.wait_for(type_filter("said"))
+        assert event is not None
+        assert event.meta is not None
+        return event.meta.payload["number"]
+
+    async with reflex_app([Trigger("t", type_filter("begin"), agent)]) as t:
+        t.model.answers([call("reply"), call("reply"), call("reply"), "thanks"])
+        await t.publish("begin", key="k")
+        for number in (1, 2, 3):
+            await t.run()
+            await t.publish("said", {"number": number}, key="k")
+        await t.run()
+        assert t.runs.outcomes == ["waiting", "waiting", "waiting", "succeeded"]
+        assert [asked.tool_results["reply"] for asked in t.model.requests[1:]] == [1, 2, 3]
 
 
 async def test_a_worker_that_dies_between_the_match_and_settling_loses_nothing(

@@ -124,7 +124,8 @@ class Journal:
         used: Whether the run has looked at it at all.
         replayed: Counts of what was not paid for again, by the names that the run's usage shows.
         replayed_usages: Usages of what was not paid for again. pydantic-ai puts a price on them later.
-        taken: Which numbers equal tool calls of this attempt have got, by the address of the ledger.
+        taken: Which numbers equal tool calls of this attempt have got, by the address of the ledger, and which steps
+            belong to tool calls that were replayed as a whole: an equal step that is due is another one.
         inside: What stands between the journal and what costs, by `around_model` and `around_toolset`. A test counts
             there what is really done.
         waits: What the run waits for.
@@ -162,9 +163,11 @@ class Journal:
         """
         recorded = await self.recorded()
         # No await from here on: of two equal steps at once each gets its own number.
-        occurrence = self._asked.get(fingerprint, 0)
+        occurrence, address = self._asked.get(fingerprint, 0), fingerprint.hex()
+        while (address, occurrence) in self.taken:  # by a tool call that was replayed as a whole
+            occurrence += 1
         self._asked[fingerprint] = occurrence + 1
-        key = fingerprint.hex(), occurrence
+        key = address, occurrence
         for call in tool_calls.get():
             call.steps.append(key)
         found = recorded.get(key)
