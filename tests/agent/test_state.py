@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, RootModel, computed_field
+from pydantic import BaseModel, ConfigDict, Field, RootModel, SecretStr, computed_field, field_serializer
 from pydantic_ai import Agent, RunContext
 
 from reflex.agent.context import AgentContext
@@ -275,6 +275,39 @@ def test_aliases_computed_and_frozen_fields_do_no_harm() -> None:
     again = Remembered("pack", NOTHING._replace(data=change.data, schema_version=1, version=5), state=declared)
     assert again.repeat(StateRecord(5, 1, {"count": 4}))
     assert (again.state.count, again.state.note) == (4, "x")
+
+
+class Held(BaseModel):
+    token: SecretStr | None = None
+
+
+class Holder(BaseModel):
+    own: SecretStr | None = None
+    lent: dict[str, list[Held]] = {}
+    said: SecretStr = SecretStr("")
+    note: str = ""
+
+    @field_serializer("said", when_used="json")
+    def shown(self, said: SecretStr) -> str:
+        return said.get_secret_value()
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [({"own": "pw"}, "own"), ({"lent": {"a": [{"token": None}, {"token": "pw"}]}}, r"lent\.a\.1\.token")],
+)
+def test_a_secret_of_which_only_the_mask_would_be_kept_is_refused(fields: dict[str, Any], where: str) -> None:
+    """Fails without masked(): pydantic reads the asterisks as a secret like any other, and the next run has those. One
+    that is written as it is does no harm, nor do asterisks that are none."""
+    remembered = Remembered("pack", NOTHING, state=State(Holder))
+    remembered.state = Holder.model_validate({**fields, "said": "*" * 10})
+    with pytest.raises(StateError, match=rf"the field {where} of the state Holder is a secret, and pydantic writes"):
+        remembered.change(RunLimits())
+    remembered.state = Holder(said=SecretStr("pw"), note="*" * 10)
+    change = remembered.change(RunLimits())
+    assert change
+    assert change.data is not None
+    assert State(Holder).read(change.data, 1).said.get_secret_value() == "pw"
 
 
 class Needy(BaseModel):

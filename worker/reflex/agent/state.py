@@ -8,9 +8,9 @@ StateUnreadable     what is stored is not what the code expects; tried again, fo
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar, cast
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel, RootModel, ValidationError
 
@@ -21,6 +21,8 @@ __all__ = ["KeylessEvent", "State", "StateError", "StateTooNew", "StateUnreadabl
 
 StateT = TypeVar("StateT", bound=BaseModel)
 Upcaster: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+# What pydantic writes for a secret, as JSON and for people.
+MASK: Final = "**********"
 NO_UPCASTERS: Mapping[int, Upcaster] = {}
 
 
@@ -155,6 +157,13 @@ class State(Generic[StateT]):
             self.model.model_validate_json(data, by_name=True)
         except ValidationError as error:
             raise StateError(f"the state {self.name} does not read what it writes: {first(error)}") from error
+        if MASK in data:
+            fields = state.model_dump(by_alias=False, round_trip=True, warnings=False)
+            for path in masked(fields, json.loads(data)):
+                raise StateError(
+                    f"the field {path} of the state {self.name} is a secret, and pydantic writes asterisks for it: "
+                    "keep it elsewhere, or give it a field_serializer that writes what the next run is to read"
+                )
         return data
 
 
@@ -179,6 +188,20 @@ def state_of(name: str, state: Any) -> State[Any] | None:
                 "which nothing is stored begins with the defaults"
             )
     return declared
+
+
+def masked(value: Any, written: Any, path: str = "") -> Iterator[str]:
+    """Where there are secrets of which only the mask was written."""
+    if hasattr(value, "get_secret_value"):
+        if written == MASK:
+            yield path
+    elif isinstance(value, dict) and isinstance(written, dict):
+        texts = cast("dict[str, Any]", written)
+        for name, each in cast("dict[Any, Any]", value).items():
+            yield from masked(each, texts.get(str(name)), f"{path}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple) and isinstance(written, list):
+        for at, (each, text) in enumerate(zip(cast("list[Any]", value), cast("list[Any]", written), strict=False)):
+            yield from masked(each, text, f"{path}.{at}")
 
 
 def first(error: ValidationError) -> str:
