@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from pydantic_ai.messages import (
     ModelMessage,
     ModelMessagesTypeAdapter,
+    ModelResponse,
     TextPart,
     ToolCallPart,
     ToolReturnPart,
@@ -22,7 +23,16 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 from pydantic_core import to_jsonable_python
 
-__all__ = ["SORTED", "UNTOLD", "described", "fingerprint_of_call", "fingerprint_of_request", "parts_told", "told"]
+__all__ = [
+    "SORTED",
+    "UNTOLD",
+    "described",
+    "fingerprint_of_call",
+    "fingerprint_of_request",
+    "parts_told",
+    "said",
+    "told",
+]
 
 # Of a message's part; `metadata` is the application's own.
 UNTOLD: Final = frozenset({"timestamp", "metadata", "content_file_digests", "otel_metadata"})
@@ -72,6 +82,16 @@ def fingerprint_of_call(
         ValueError: Something in it cannot be written as JSON.
     """
     return digest(conversation, "tool_call", name, arguments, tool_call_id)
+
+
+def said(messages: Sequence[ModelMessage], tool_call_id: str | None) -> dict[str, Any] | None:
+    """The arguments of a call as the model said them in its last response; None if there is no such call, or several.
+
+    What a tool is given was validated, and may hold what is made up each time, such as a default id.
+    """
+    response = next((message for message in reversed(messages) if isinstance(message, ModelResponse)), None)
+    calls = [call for call in response.tool_calls if call.tool_call_id == tool_call_id] if response is not None else []
+    return calls[0].args_as_dict() if len(calls) == 1 else None
 
 
 def told(messages: Sequence[ModelMessage]) -> list[Any]:

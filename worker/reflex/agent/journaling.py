@@ -21,11 +21,12 @@ from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, RunCont
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
 from reflex.agent.approving import Approving
+from reflex.agent.arguments import lasting
 from reflex.agent.budgeting import budgeted_model, budgeted_toolset
 from reflex.agent.delegated import CALLED, note_spent, spend_again
 from reflex.agent.divergence import placed, unplaced
 from reflex.agent.effects import Effect, EffectKind, EffectMisuse, check_transactional, effect_in, undeclared
-from reflex.agent.fingerprints import fingerprint_of_call, fingerprint_of_request
+from reflex.agent.fingerprints import fingerprint_of_call, fingerprint_of_request, said
 from reflex.agent.guarding import guarded_model
 from reflex.agent.journal import Journal, Lookup, ToolCall, current_call, tool_call
 from reflex.agent.ledger import Call, address_of, key_for
@@ -237,7 +238,11 @@ class JournaledToolset(WrapperToolset[Any]):
             # In the order in which calls begin: the number of a call must not depend on what they wait for.
             if effect.kind is not EffectKind.ONCE:
                 key = key_for(self.journal, address_of(name, tool_args))
-            fingerprint = fingerprint_of_call(self.digests.of_calls(ctx.messages), name, tool_args, ctx.tool_call_id)
+            # Whoever approves a call may edit its arguments.
+            asked = None if ctx.tool_call_approved else said(ctx.messages, ctx.tool_call_id)
+            conversation = self.digests.of_calls(ctx.messages)
+            arguments = lasting(tool_args) if asked is None else asked
+            fingerprint = fingerprint_of_call(conversation, name, arguments, ctx.tool_call_id)
         except ValueError as error:
             if effect.kind in (EffectKind.ONCE, EffectKind.TRANSACTIONAL):
                 raise EffectMisuse(f"a call of tool {name!r} cannot be journaled: {error}") from error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import to_jsonable_python
 
+from reflex.agent.arguments import SORTED, lasting
 from reflex.agent.journal import StepKey, tool_calls
 from reflex.core.journal import LeaseLost, Step, StepKind
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "Entry", "address_of", "begin", "enter", "key_for", "note_end", "park", "release", "withdraw"]
 
-SORTED: Final = json.JSONEncoder(sort_keys=True).encode
+# How what `step_of` writes begins, and no other step.
+WRITTEN: Final = '{"tool": '
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,7 @@ class Entry:
 
 
 def address_of(tool: str, arguments: dict[str, Any]) -> bytes:
-    plain = to_jsonable_python(arguments, fallback=lambda value: type(value).__qualname__)
-    return hashlib.sha256(SORTED(["effect", tool, plain]).encode()).digest()
+    return hashlib.sha256(SORTED(["effect", tool, lasting(arguments)]).encode()).digest()
 
 
 def numbered(journal: "Journal", address: bytes, occurrence: int) -> int:
@@ -99,29 +100,31 @@ async def enter(journal: "Journal", call: Call) -> Entry:
     recorded = await journal.recorded()
     address = address_of(call.tool, call.arguments)
     # No await from here on: of two equal calls at once each gets its own entry.
-    equal = sorted(
-        (step for (at, _), step in recorded.items() if at == address.hex()), key=lambda step: step.occurrence
+    free = sorted(
+        (step for key, step in recorded.items() if key not in journal.taken and step.result.startswith(WRITTEN)),
+        key=lambda step: step.occurrence,
     )
-    free = [step for step in equal if (address.hex(), step.occurrence) not in journal.taken]
-    entries = [entry_of(journal, call, address, step) for step in free]
+    # This very call at whatever address: its arguments may hold what was made up when they were validated.
+    entries = [entry_of(journal, call, step) for step in free if call.fingerprint in step.result]
     mine = [entry for entry in entries if entry.call.fingerprint == call.fingerprint]
     # That a call was not carried out is told to the conversation which it was told to, and to no other.
-    others = [entry for entry, step in zip(entries, free, strict=True) if step.kind is not StepKind.TOOL_CALL]
-    found = next(iter([*mine, *others]), None)
+    others = [step for step in free if step.fingerprint == address and step.kind is not StepKind.TOOL_CALL]
+    found = next(iter([*mine, *(entry_of(journal, call, step) for step in others)]), None)
     if found is None:
-        occurrence = next_number(journal, address, besides={step.occurrence for step in equal})
+        occurrences = {step.occurrence for (at, _), step in recorded.items() if at == address.hex()}
+        occurrence = next_number(journal, address, besides=occurrences)
         found = Entry(call, address, occurrence, journal.next_position(), key_of(journal, address, occurrence))
-    numbered(journal, address, found.occurrence)
+    numbered(journal, found.address, found.occurrence)
     journal.covers([found.step_key])
     return replace(found, call=call)
 
 
-def entry_of(journal: "Journal", call: Call, address: bytes, step: Step) -> Entry:
+def entry_of(journal: "Journal", call: Call, step: Step) -> Entry:
     document: dict[str, Any] = json.loads(step.result)
     verdict: Any = document.get("verdict")
     return Entry(
         replace(call, fingerprint=document["call"]),
-        address,
+        step.fingerprint,
         step.occurrence,
         step.position,
         document["key"],
@@ -165,7 +168,7 @@ async def park(journal: "Journal", entry: Entry, why: str) -> Entry:
     found = (await journal.read_again()).get(entry.step_key)
     if found is None:
         return replace(entry, intent=False)
-    return entry_of(journal, entry.call, entry.address, found)
+    return entry_of(journal, entry.call, found)
 
 
 def release(journal: "Journal", entry: Entry) -> None:
