@@ -31,6 +31,8 @@ T = TypeVar("T")
 StepKey = tuple[str, int]
 # Of those that a run has left unused, these tell that it took another way.
 REPLAYED: Final = frozenset({StepKind.MODEL_REQUEST, StepKind.TOOL_CALL, StepKind.WAIT})
+# Those that are recorded when they are completed; others are looked at and written again.
+PAID: Final = frozenset({StepKind.MODEL_REQUEST, StepKind.TOOL_CALL})
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("reflex.agent")
 
@@ -148,6 +150,7 @@ class Journal:
         self._loading: asyncio.Lock | None = None  # most runs take no step
         self._left: set[StepKey] = set()
         self._asked: dict[bytes, int] = {}
+        self._ahead: dict[str, set[int]] = {}  # the numbers of what was paid for and not come to so far
         self._writing: list[asyncio.Task[None]] = []
         self.taken: set[StepKey] = set()
         self._position = -1
@@ -163,11 +166,18 @@ class Journal:
         """
         recorded = await self.recorded()
         # No await from here on: of two equal steps at once each gets its own number.
-        occurrence, address = self._asked.get(fingerprint, 0), fingerprint.hex()
-        while (address, occurrence) in self.taken:  # by a tool call that was replayed as a whole
-            occurrence += 1
-        self._asked[fingerprint] = occurrence + 1
-        key = address, occurrence
+        name = fingerprint.hex()
+        if ahead := self._ahead.get(name):
+            # The next one that was paid for, even if the attempt that did had come to others before, which failed.
+            occurrence = min(ahead)
+            ahead.remove(occurrence)
+        else:
+            occurrence = self._asked.get(fingerprint, 0)
+            # Those of a tool call that was replayed as a whole are its own.
+            while (name, occurrence) in self.taken or (kind in PAID and (name, occurrence) in recorded):
+                occurrence += 1
+            self._asked[fingerprint] = occurrence + 1
+        key = name, occurrence
         for call in tool_calls.get():
             call.steps.append(key)
         found = recorded.get(key)
@@ -309,6 +319,8 @@ class Journal:
         """These steps belong to a tool call that was replayed as a whole."""
         self._left.difference_update(keys)
         self.taken.update(keys)
+        for name, occurrence in keys:
+            self._ahead.get(name, set()).discard(occurrence)
 
     @property
     def unused(self) -> list[Step]:
@@ -334,6 +346,9 @@ class Journal:
                 steps = await self.store.recorded(self.delivery_id) if self.lease_epoch > 1 else []
                 self._blobs = {step.fingerprint for step in steps if step.kind is StepKind.BLOB}
                 self._recorded = keyed(put_together(steps) if self._blobs else steps)
+                for (name, occurrence), step in self._recorded.items():
+                    if step.kind in PAID:
+                        self._ahead.setdefault(name, set()).add(occurrence)
                 self._left = {key for key, step in self._recorded.items() if step.kind in REPLAYED}
                 self._position = max((step.position for step in steps), default=-1)
         return self._recorded

@@ -29,7 +29,7 @@ from reflex.agent.effects import Effect, EffectKind, EffectMisuse, check_transac
 from reflex.agent.fingerprints import fingerprint_of_call, fingerprint_of_request, said
 from reflex.agent.guarding import guarded_model
 from reflex.agent.journal import Journal, Lookup, ToolCall, current_call, tool_call
-from reflex.agent.ledger import Call, address_of, key_for
+from reflex.agent.ledger import Call, address_of, give_back, key_of, number_for
 from reflex.agent.message_digests import MessageDigests
 from reflex.agent.metering import meter
 from reflex.agent.once import OnceCall
@@ -227,7 +227,7 @@ class JournaledToolset(WrapperToolset[Any]):
 
     async def _called(self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]) -> Any:
         effect = effect_of(self.ctx.effects, name, tool)
-        key: str | None = None
+        address, number, key = b"", 0, ""
 
         async def act() -> Any:
             if (call := current_call()) is not None:
@@ -237,7 +237,9 @@ class JournaledToolset(WrapperToolset[Any]):
         try:
             # In the order in which calls begin: the number of a call must not depend on what they wait for.
             if effect.kind is not EffectKind.ONCE:
-                key = key_for(self.journal, address_of(name, tool_args))
+                address = address_of(name, tool_args)
+                number = number_for(self.journal, address)
+                key = key_of(self.journal, address, number)
             # Whoever approves a call may edit its arguments.
             asked = None if ctx.tool_call_approved else said(ctx.messages, ctx.tool_call_id)
             conversation = self.digests.of_calls(ctx.messages)
@@ -247,7 +249,7 @@ class JournaledToolset(WrapperToolset[Any]):
             if effect.kind in (EffectKind.ONCE, EffectKind.TRANSACTIONAL):
                 raise EffectMisuse(f"a call of tool {name!r} cannot be journaled: {error}") from error
             unjournaled(f"a call of the tool {name!r}", error)
-            with tool_call(key):
+            with tool_call(key or None):
                 return await act()
         if effect.kind is EffectKind.ONCE:
             call = Call(name, tool_args, fingerprint.hex())
@@ -263,13 +265,16 @@ class JournaledToolset(WrapperToolset[Any]):
             record_durable_unit(executed=False)
             return record.outcome()
         if effect.kind is EffectKind.TRANSACTIONAL:
-            return await self._in_transaction(step, name, key or "", act)
+            return await self._in_transaction(step, name, key, act)
         before = remembered.before_tool() if remembered is not None else None
         with tool_call(key) as call:
             try:
                 result: object = await act()
             except (ModelRetry, ToolFailed) as error:
                 self._record(step, call, ToolRecord.of_error(error), before)
+                raise
+            except BaseException:
+                give_back(self.journal, address, number)
                 raise
         self._record(step, call, ToolRecord.of_result(result), before)
         return cast("Any", result)

@@ -21,7 +21,8 @@ from reflex.core.journal import LeaseLost, Step, StepKind
 if TYPE_CHECKING:
     from reflex.agent.journal import Journal
 
-__all__ = ["Call", "Entry", "address_of", "begin", "enter", "key_for", "note_end", "park", "release", "withdraw"]
+__all__ = ["Call", "Entry", "address_of", "begin", "enter", "give_back", "key_of", "note_end", "number_for", "park",
+           "release", "withdraw"]  # fmt: skip
 
 # How what `step_of` writes begins, and no other step.
 WRITTEN: Final = '{"tool": '
@@ -84,10 +85,15 @@ def key_of(journal: "Journal", address: bytes, occurrence: int) -> str:
     return hashlib.sha256(f"{journal.delivery_id} {address.hex()} {occurrence}".encode()).hexdigest()[:40]
 
 
-def key_for(journal: "Journal", address: bytes) -> str:
-    """The idempotency key of the next call at the address. To be asked for every call, those that are replayed, too:
-    they count."""
-    return key_of(journal, address, numbered(journal, address, next_number(journal, address)))
+def number_for(journal: "Journal", address: bytes) -> int:
+    """The number of the next call at the address. To be asked for every call, those that are replayed, too: they
+    count."""
+    return numbered(journal, address, next_number(journal, address))
+
+
+def give_back(journal: "Journal", address: bytes, occurrence: int) -> None:
+    """The call failed: an equal one in this attempt is the same one again, as it would be in the next attempt."""
+    journal.taken.discard((address.hex(), occurrence))
 
 
 async def enter(journal: "Journal", call: Call) -> Entry:
