@@ -336,9 +336,9 @@ async def test_an_agent_inside_a_tool_is_part_of_the_tool(database_url: str, mon
 
 
 async def test_results_of_every_kind_come_back_as_they_were(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture, an object, NUL, a number beyond 64 bits, a ToolReturn.
+    """A picture, an object, NUL, a number beyond 64 bits, a ToolReturn, bytes that are no text.
 
-    Seen to fail with: jsonb for the column (NUL is refused); orjson reading the result.
+    Seen to fail with: jsonb for the column (NUL is refused); orjson reading the result; bytes written as UTF-8.
     """
     counted: Counter[str] = Counter()
     values: dict[str, Any] = {
@@ -348,6 +348,7 @@ async def test_results_of_every_kind_come_back_as_they_were(database_url: str, m
         "huge": 10**30,
         "return": ToolReturn(return_value="r", metadata={"m": 1}),
         "nothing": None,
+        "bytes": {"of": b"\xff\x00>?"},
     }
     calls = tool_calls(*[{"kind": kind} for kind in values], name="give")
     async with till(database_url, monkeypatch, calls, text("a\x00b")) as t:
@@ -375,6 +376,8 @@ async def test_results_of_every_kind_come_back_as_they_were(database_url: str, m
         live, replayed = histories
         assert live[1] == Decision(decision="ship")
         live[1] = {"decision": "ship"}  # an object comes back as its JSON
+        assert live[-1] == values["bytes"]
+        live[-1] = {"of": "_wA-Pw=="}  # as the model was told
         assert replayed == live
 
 

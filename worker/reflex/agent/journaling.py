@@ -291,7 +291,7 @@ class JournaledToolset(WrapperToolset[Any]):
         if remembered is not None and before is not None:
             state = remembered.after_tool(before, asked=call.remembered)
         try:
-            text = TOOL_RECORD.dump_json(ended.with_call(call, state)).decode()
+            text = ended.with_call(call, state).as_json()
         except ValueError as error:
             unjournaled("the result of a tool", error)
         else:

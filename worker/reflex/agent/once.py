@@ -191,7 +191,7 @@ class OnceCall:
             record = record.with_call(call)
             record_durable_unit(executed=True)
         try:
-            text = TOOL_RECORD.dump_json(record).decode()
+            text = record.as_json()
         except ValueError:
             log.warning("the result of a tool that must not be repeated cannot be kept: a retry would tell the model "
                         "that it was done", tool=self.call.tool)  # fmt: skip
@@ -227,7 +227,7 @@ def unkept(record: ToolRecord) -> str:
         shorter = replace(record, message=f"{record.message[:SHORTENED]} ...")
     else:
         shorter = replace(ToolRecord.of_result(UNKEPT), published=record.published)
-    return TOOL_RECORD.dump_json(shorter).decode()
+    return shorter.as_json()
 
 
 def ended(entry: Entry) -> ToolRecord | None:

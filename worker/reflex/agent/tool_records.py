@@ -6,6 +6,8 @@ from typing import Any, Final, Literal, cast
 from pydantic import TypeAdapter
 from pydantic_ai.exceptions import ModelRetry, ToolFailed
 from pydantic_ai.messages import ToolReturn
+from pydantic_core import SchemaSerializer
+from pydantic_core.core_schema import CoreConfig
 
 from reflex.agent.delegated import Delegated, delegated_in
 from reflex.agent.journal import StepKey, ToolCall
@@ -43,6 +45,10 @@ class ToolRecord:
         """With what happened inside."""
         return replace(self, published=call.published, steps=call.steps, state=state, delegated=delegated_in(call))
 
+    def as_json(self) -> str:
+        """Raises ValueError if something in it cannot be written as JSON."""
+        return WRITER.to_json(self).decode()
+
     def outcome(self) -> Any:
         match self.ended:
             case "retry":
@@ -56,3 +62,6 @@ class ToolRecord:
 
 
 TOOL_RECORD: Final = TypeAdapter(ToolRecord)
+# Bytes as pydantic-ai tells them to the model: else a replay would tell it something else. A TypeAdapter takes no
+# configuration for a dataclass.
+WRITER: Final = SchemaSerializer(TOOL_RECORD.core_schema, CoreConfig(ser_json_bytes="base64"))

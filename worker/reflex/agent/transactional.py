@@ -13,7 +13,7 @@ from pydantic_ai.durable_exec import record_durable_unit
 from reflex.agent.effects import EffectMisuse
 from reflex.agent.journal import Journal, Lookup, tool_call, tool_calls
 from reflex.agent.step_limit import StepTooLarge, check_size
-from reflex.agent.tool_records import TOOL_RECORD, ToolRecord
+from reflex.agent.tool_records import ToolRecord
 from reflex.core.journal import JournalUnavailable, LeaseLost, Step, journal_step
 
 __all__ = ["in_transaction"]
@@ -61,7 +61,7 @@ async def in_transaction(journal: Journal, step: Lookup, name: str, key: str, ac
 
 def kept(name: str, record: ToolRecord, limit: int) -> str:
     try:
-        text = TOOL_RECORD.dump_json(record).decode()
+        text = record.as_json()
     except ValueError as error:
         raise EffectMisuse(
             f"tool {name!r} is transactional and returned what cannot be written as JSON, so nothing was committed: "
