@@ -12,7 +12,7 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
 from pydantic_ai.durable_exec import record_durable_unit, replay_scope
-from pydantic_ai.exceptions import ModelRetry, ToolFailed
+from pydantic_ai.exceptions import CallDeferred, ModelRetry, ToolFailed
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
 from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
@@ -270,7 +270,7 @@ class JournaledToolset(WrapperToolset[Any]):
         with tool_call(key) as call:
             try:
                 result: object = await act()
-            except (ModelRetry, ToolFailed) as error:
+            except (ModelRetry, ToolFailed, CallDeferred) as error:
                 self._record(step, call, ToolRecord.of_error(error), before)
                 raise
             except BaseException:

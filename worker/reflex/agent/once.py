@@ -104,7 +104,11 @@ class OnceCall:
                     self.check()
                     raise
                 return await self.unclear(entry, error, call, record)
-            except (NotDone, CallDeferred, ApprovalRequired):
+            except CallDeferred as error:
+                # What is done elsewhere was begun.
+                await self.done(entry, ToolRecord.of_error(error), call)
+                raise
+            except (NotDone, ApprovalRequired):
                 await ledger.withdraw(self.journal, entry)
                 raise
             except Finished as error:
@@ -223,7 +227,9 @@ class Finished(BaseException):
 
 def unkept(record: ToolRecord) -> str:
     """What is written of an end that cannot be kept: that it was one."""
-    if record.value is None:
+    if record.ended == "deferred":
+        shorter = replace(record, value=None)
+    elif record.value is None:
         shorter = replace(record, message=f"{record.message[:SHORTENED]} ...")
     else:
         shorter = replace(ToolRecord.of_result(UNKEPT), published=record.published)

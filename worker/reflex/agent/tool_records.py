@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, cast
 
 from pydantic import TypeAdapter
-from pydantic_ai.exceptions import ModelRetry, ToolFailed
+from pydantic_ai.exceptions import CallDeferred, ModelRetry, ToolFailed
 from pydantic_ai.messages import ToolReturn
 from pydantic_core import SchemaSerializer
 from pydantic_core.core_schema import CoreConfig
@@ -22,7 +22,7 @@ class ToolRecord:
     """How a tool call ended. That the model is to try again is a way to end, and as final as the others: repeating
     the call might do its work twice, and answer the model something else than the next request was recorded for."""
 
-    ended: Literal["value", "tool_return", "retry", "failed"]
+    ended: Literal["value", "tool_return", "retry", "failed", "deferred"]
     value: ToolReturn[Any] | None = None
     message: str = ""
     # Lists: pydantic writes any other sequence by way of Python.
@@ -38,7 +38,9 @@ class ToolRecord:
         return cls("value", ToolReturn(return_value=cast("Any", result)))
 
     @classmethod
-    def of_error(cls, error: ModelRetry | ToolFailed) -> "ToolRecord":
+    def of_error(cls, error: ModelRetry | ToolFailed | CallDeferred) -> "ToolRecord":
+        if isinstance(error, CallDeferred):
+            return cls("deferred", ToolReturn(return_value=None, metadata=error.metadata), message=error.kind)
         return cls("retry" if isinstance(error, ModelRetry) else "failed", message=error.message)
 
     def with_call(self, call: ToolCall, state: StateRecord | None = None) -> "ToolRecord":
@@ -55,6 +57,9 @@ class ToolRecord:
                 raise ModelRetry(self.message)
             case "failed":
                 raise ToolFailed(self.message)
+            case "deferred":
+                metadata = self.value.metadata if self.value is not None else None
+                raise CallDeferred(metadata, kind="question" if self.message == "question" else "external")
             case "tool_return":
                 return self.value
             case "value":
