@@ -62,8 +62,8 @@ class ToolCall:
     """A tool at work: what it publishes, the steps of agents that it runs, and whether it has looked at what its
     trigger remembers. Its replay must bring back the first, and will not come to the second. `key` is its idempotency
     key, `connection` that of a transactional one. One that is not `repeatable` must not look at what is remembered.
-    `spent` is what agents that it runs have used up, `run_usage` where the run that made the call counts its own.
-    `reservation` is what was set aside for it before it began."""
+    `enqueued` is what it adds to the conversation, `spent` what agents that it runs have used up, `run_usage` where the
+    run that made the call counts its own, `reservation` what was set aside for it before it began."""
 
     published: list[NewEvent] = field(default_factory=list[NewEvent])
     steps: list[StepKey] = field(default_factory=list[StepKey])
@@ -71,6 +71,7 @@ class ToolCall:
     connection: AsyncConnection[Any] | None = None
     repeatable: bool = True
     remembered: bool = False
+    enqueued: list[Any] = field(default_factory=list[Any])
     spent: list[Spent] = field(default_factory=list[Spent])
     run_usage: Any = None
     reservation: Any = None

@@ -26,6 +26,7 @@ from reflex.agent.budgeting import budgeted_model, budgeted_toolset
 from reflex.agent.delegated import CALLED, note_spent, spend_again
 from reflex.agent.divergence import placed, unplaced
 from reflex.agent.effects import Effect, EffectKind, EffectMisuse, check_transactional, effect_in, undeclared
+from reflex.agent.enqueuing import enqueue_again, noting
 from reflex.agent.fingerprints import fingerprint_of_call, fingerprint_of_request, said
 from reflex.agent.guarding import guarded_model
 from reflex.agent.journal import Journal, Lookup, ToolCall, current_call, tool_call
@@ -232,7 +233,7 @@ class JournaledToolset(WrapperToolset[Any]):
         async def act() -> Any:
             if (call := current_call()) is not None:
                 call.run_usage = self.usage
-            return await super(JournaledToolset, self).call_tool(name, tool_args, ctx, tool)
+            return await super(JournaledToolset, self).call_tool(name, tool_args, noting(ctx), tool)
 
         try:
             # In the order in which calls begin: the number of a call must not depend on what they wait for.
@@ -253,7 +254,7 @@ class JournaledToolset(WrapperToolset[Any]):
                 return await act()
         if effect.kind is EffectKind.ONCE:
             call = Call(name, tool_args, fingerprint.hex())
-            return await OnceCall(self.ctx, self.journal, effect, call, self.usage).run(act)
+            return await OnceCall(self.ctx, self.journal, effect, call, ctx, self.usage).run(act)
         step = await self.journal.look_up(StepKind.TOOL_CALL, fingerprint, f"the result of tool {name!r}")
         remembered = self.ctx.remembered
         record = replayed_call(step)
@@ -262,6 +263,7 @@ class JournaledToolset(WrapperToolset[Any]):
             self.journal.covers(record.steps)
             self.ctx.publish_again(record.published)
             spend_again(self.ctx, self.usage, record.delegated)
+            enqueue_again(ctx, record.enqueued)
             record_durable_unit(executed=False)
             return record.outcome()
         if effect.kind is EffectKind.TRANSACTIONAL:

@@ -22,6 +22,7 @@ from reflex.agent import ledger
 from reflex.agent.budgeting import reserved_call
 from reflex.agent.delegated import spend_again
 from reflex.agent.effects import Done, Effect, NotDone, Unknown
+from reflex.agent.enqueuing import enqueue_again
 from reflex.agent.failures import headline, without_secrets
 from reflex.agent.journal import Journal, ToolCall, tool_call
 from reflex.agent.ledger import Call, Entry
@@ -33,6 +34,8 @@ from reflex.core.journal import JournalUnavailable, LeaseLost
 from reflex.core.waiting import LONGEST_WAIT, Wait, WaitKind
 
 if TYPE_CHECKING:
+    from pydantic_ai.tools import RunContext
+
     from reflex.agent.context import AgentContext
 
 __all__ = ["OnceCall"]
@@ -54,9 +57,16 @@ class OnceCall:
     """One call, from its entry in the ledger to its end."""
 
     def __init__(
-        self, ctx: "AgentContext", journal: Journal, effect: Effect, call: Call, run_usage: Any = None
+        self,
+        ctx: "AgentContext",
+        journal: Journal,
+        effect: Effect,
+        call: Call,
+        run: "RunContext[Any]",
+        run_usage: Any = None,
     ) -> None:
-        """`run_usage` is that of the agent's run."""
+        """`run` and `run_usage` are those of the agent's run."""
+        self.agent_run = run
         self.run_usage = run_usage
         self.ctx = ctx
         self.journal = journal
@@ -86,6 +96,7 @@ class OnceCall:
         self.journal.covers(record.steps)
         self.ctx.publish_again(record.published)
         spend_again(self.ctx, self.run_usage, record.delegated)
+        enqueue_again(self.agent_run, record.enqueued)
         record_durable_unit(executed=False)
         return record.outcome()
 

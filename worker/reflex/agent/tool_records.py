@@ -10,6 +10,7 @@ from pydantic_core import SchemaSerializer
 from pydantic_core.core_schema import CoreConfig
 
 from reflex.agent.delegated import Delegated, delegated_in
+from reflex.agent.enqueuing import Enqueued
 from reflex.agent.journal import StepKey, ToolCall
 from reflex.agent.remembering import StateRecord
 from reflex.core.events import NewEvent
@@ -30,6 +31,7 @@ class ToolRecord:
     steps: list[StepKey] = field(default_factory=list[StepKey])
     state: StateRecord | None = None
     delegated: Delegated | None = None
+    enqueued: list[Enqueued] | None = None
 
     @classmethod
     def of_result(cls, result: object) -> "ToolRecord":
@@ -45,7 +47,14 @@ class ToolRecord:
 
     def with_call(self, call: ToolCall, state: StateRecord | None = None) -> "ToolRecord":
         """With what happened inside."""
-        return replace(self, published=call.published, steps=call.steps, state=state, delegated=delegated_in(call))
+        return replace(
+            self,
+            published=call.published,
+            steps=call.steps,
+            state=state,
+            delegated=delegated_in(call),
+            enqueued=call.enqueued or None,
+        )
 
     def as_json(self) -> str:
         """Raises ValueError if something in it cannot be written as JSON."""
