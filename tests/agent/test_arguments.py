@@ -11,6 +11,7 @@ from pydantic_ai import Agent, RunContext
 from reflex.agent.arguments import lasting
 from reflex.agent.context import AgentContext
 from reflex.agent.effects import idempotent, once
+from reflex.core.approvals import decide_approval, list_approvals
 from reflex.core.settlement import Outcome
 from tests.agent.stub_provider import text, tool_call
 from tests.agent.till import Till, till
@@ -31,10 +32,10 @@ class Note:
 Numbers = RootModel[set[int]]
 
 
-async def cut_off(t: Till, agent: Any) -> None:
+async def cut_off(t: Till, agent: Any, **options: Any) -> None:
     """An attempt whose worker is gone when all is done and nothing is settled."""
     _, lease = await t.claimed()
-    await t.attempts(agent)(lease)
+    await t.attempts(agent, **options)(lease)
     await t.taken_away()
 
 
@@ -76,6 +77,28 @@ async def test_the_key_of_a_call_is_that_of_what_was_said(database_url: str, mon
         assert (await t.attempt(agent)).outcome is Outcome.RETRY
         assert (await t.attempt(agent)).outcome is Outcome.SUCCEEDED
         assert keys[0] == keys[1]
+
+
+@pytest.mark.parametrize("edited", [None, {"what": {"text": "B"}, "count": 2}])
+async def test_an_approved_call_is_made_once_although_its_arguments_hold_what_is_made_up(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, edited: dict[str, Any] | None
+) -> None:
+    """Seen to fail with: what was validated in the fingerprint of an approved call."""
+    called: list[Any] = []
+    async with till(database_url, monkeypatch, tool_call("buy", {"what": {"text": "A"}, "count": 1}), text("ok")) as t:
+        agent = Agent()
+
+        @agent.tool_plain(requires_approval=True, metadata=once())
+        def buy(what: Note, count: int) -> str:  # pyright: ignore[reportUnusedFunction]
+            called.append((what.text, count))
+            return "bought"
+
+        assert (await t.attempt(agent, approval_edits=True)).outcome is Outcome.WAITING
+        (row,) = (await list_approvals(t.conn, state="pending")).rows
+        await decide_approval(t.conn, row.id, approve=True, digest=row.digest, arguments=edited)
+        await cut_off(t, agent, approval_edits=True)
+        assert (await t.attempt(agent, approval_edits=True)).outcome is Outcome.SUCCEEDED
+        assert (called, t.requests) == ([("A", 1) if edited is None else ("B", 2)], 2)
 
 
 def test_a_set_is_the_same_in_every_order() -> None:

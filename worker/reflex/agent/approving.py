@@ -73,6 +73,8 @@ class Approving:
     def __init__(self, ctx: "AgentContext", journal: Journal) -> None:
         self.ctx = ctx
         self.journal = journal
+        # The arguments with which calls were approved, as the model or whoever approved them said them, by their ids.
+        self.approved: dict[str, dict[str, Any]] = {}
 
     async def decisions(self, ctx: RunContext[Any], requests: DeferredToolRequests) -> DeferredToolResults | None:
         """The decisions, if there is one for each call that has to be approved; else the run waits.
@@ -101,7 +103,10 @@ class Approving:
             elif answer.decision is None:
                 pending[approval_id] = question, answer
             else:
-                results.approvals[question.call.tool_call_id] = verdict(answer)
+                results.approvals[question.call.tool_call_id] = decision = verdict(answer)
+                if isinstance(decision, ToolApproved):
+                    edited = decision.override_args
+                    self.approved[question.call.tool_call_id] = question.arguments if edited is None else edited
                 results.metadata[question.call.tool_call_id] = {
                     "approval_id": str(approval_id), "decided_by": answer.decided_by, "reason": answer.reason,
                 }  # fmt: skip

@@ -91,7 +91,8 @@ class Journaling(AbstractCapability[Any]):
         for inside in self.journal.inside:
             toolset = inside.around_toolset(toolset)
         asked = budgeted_toolset(toolset, self.ctx.spending)
-        journaled = JournaledToolset(asked, self.ctx, self.journal, self.digests, self.usage)
+        approved = self.approving.approved
+        journaled = JournaledToolset(asked, self.ctx, self.journal, self.digests, approved, self.usage)
         # Around the journal: a replayed call is shown, too.
         return journaled if self.ctx.progress is None else WatchedToolset(journaled, self.ctx.progress)
 
@@ -217,6 +218,7 @@ class JournaledToolset(WrapperToolset[Any]):
     ctx: "AgentContext"
     journal: Journal
     digests: MessageDigests
+    approved: Mapping[str, dict[str, Any]]
     usage: Any = None
 
     async def call_tool(
@@ -241,8 +243,10 @@ class JournaledToolset(WrapperToolset[Any]):
                 address = address_of(name, tool_args)
                 number = number_for(self.journal, address)
                 key = key_of(self.journal, address, number)
-            # Whoever approves a call may edit its arguments.
-            asked = None if ctx.tool_call_approved else said(ctx.messages, ctx.tool_call_id)
+            if ctx.tool_call_approved:  # whoever approves a call may edit its arguments
+                asked = self.approved.get(ctx.tool_call_id or "")
+            else:
+                asked = said(ctx.messages, ctx.tool_call_id)
             conversation = self.digests.of_calls(ctx.messages)
             arguments = lasting(tool_args) if asked is None else asked
             fingerprint = fingerprint_of_call(conversation, name, arguments, ctx.tool_call_id)
