@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 from pydantic_ai.exceptions import (
+    ConcurrencyLimitExceeded,
     FallbackExceptionGroup,
     ModelAuthenticationError,
     ModelHTTPError,
     ModelRateLimitError,
+    RunCancelled,
     UnexpectedModelBehavior,
     UsageLimitExceeded,
     UserError,
@@ -66,6 +68,8 @@ MINUTE = timedelta(minutes=1)
         (TimeoutError("x"), "retry", None, "timeout"),
         (UserError("x"), "retry", None, "agent_misuse"),
         (UnexpectedModelBehavior("x"), "retry", None, "model_behavior"),
+        (ConcurrencyLimitExceeded("x"), "retry", None, "model_busy"),
+        (RunCancelled("x"), "retry", None, "exception"),
         (http_error(500), "retry", None, "model_unavailable"),
         (http_error(503, "60"), "retry", MINUTE, "model_unavailable"),
         (http_error(400), "retry", None, "model_refused"),

@@ -136,7 +136,8 @@ def model_failure(error: BaseException) -> tuple[str, timedelta | None, str] | N
         return "usage_limit", None, ""
     if isinstance(error, exceptions.ConcurrencyLimitExceeded):
         return "model_busy", None, "more runs wait for the model than its ConcurrencyLimit lets queue"
-    if isinstance(error, exceptions.AgentRunError):
+    # A sibling of these, a run that its own code has cancelled, is no word of the model's.
+    if isinstance(error, exceptions.UnexpectedModelBehavior):
         return "model_behavior", None, ""
     if isinstance(error, exceptions.UserError):
         return "agent_misuse", None, "the agent is set up in a way that pydantic-ai refuses"
