@@ -241,7 +241,8 @@ async def test_what_a_replayed_tool_had_published_is_published_once(
 async def test_that_a_tool_asks_the_model_to_try_again_is_a_result_too(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seen to fail with: ModelRetry not recorded (the tool runs again, and what it says now fits no record)."""
+    """Seen to fail with: ModelRetry not recorded (the tool runs again, and what it says now fits no record); what
+    pydantic-ai does not count counted when it is replayed (2 of 1)."""
     counted: Counter[str] = Counter()
     script = (tool_call("stock", {"sku": "B"}), tool_call("stock", {"sku": "A"}), text("ship it"))
     async with till(database_url, monkeypatch, *script) as t:
@@ -256,8 +257,11 @@ async def test_that_a_tool_asks_the_model_to_try_again_is_a_result_too(
 
         function = failing_once(agent, RuntimeError("a bug"))
         assert (await t.attempt(function)).outcome is Outcome.RETRY
-        assert (await t.attempt(function)).output == '"ship it"'
+        second = await t.attempt(function)
+        assert second.output == '"ship it"'
         assert (t.requests, counted) == (3, {"A": 1, "B": 1})
+        usage = orjson.loads(second.usage or "")
+        assert (usage["tool_calls"], usage["replayed_tool_calls"]) == (1, 1)
 
 
 async def test_a_run_that_takes_another_way_goes_on_live_and_says_so_once(

@@ -263,7 +263,7 @@ class JournaledToolset(WrapperToolset[Any]):
         remembered = self.ctx.remembered
         record = replayed_call(step)
         if record is not None and (record.state is None or (remembered and remembered.repeat(record.state))):
-            self.journal.count(replayed_tool_calls=1)
+            self.journal.count(replayed_tool_calls=int(record.counts))
             self.journal.covers(record.steps)
             self.ctx.publish_again(record.published)
             spend_again(self.ctx, self.usage, record.delegated)

@@ -92,7 +92,7 @@ class OnceCall:
             entry = await self.looked_into(entry, "its run ended before it was known whether the call did its work")
 
     def replayed(self, record: ToolRecord) -> Any:
-        self.journal.count(replayed_tool_calls=1)
+        self.journal.count(replayed_tool_calls=int(record.counts))
         self.journal.covers(record.steps)
         self.ctx.publish_again(record.published)
         spend_again(self.ctx, self.run_usage, record.delegated)

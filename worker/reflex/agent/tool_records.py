@@ -56,6 +56,11 @@ class ToolRecord:
             enqueued=call.enqueued or None,
         )
 
+    @property
+    def counts(self) -> bool:
+        """Whether pydantic-ai counts such a call in the usage: one that has succeeded."""
+        return self.ended in ("value", "tool_return")
+
     def as_json(self) -> str:
         """Raises ValueError if something in it cannot be written as JSON."""
         return WRITER.to_json(self).decode()
