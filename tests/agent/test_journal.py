@@ -9,7 +9,16 @@ import orjson
 import pytest
 from pydantic import BaseModel
 from pydantic_ai import Agent, BinaryImage, ModelRetry, RunContext, ToolReturn
-from pydantic_ai.messages import ModelRequest, ModelResponse, ToolCallPart, ToolReturnPart, UserPromptPart
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+from pydantic_ai.models.function import AgentInfo, FunctionModel
 from structlog.testing import capture_logs
 
 from reflex.agent.context import AgentContext
@@ -407,6 +416,32 @@ async def test_what_is_no_json_is_not_kept_and_not_fatal(database_url: str, monk
         assert any("cannot be written as JSON" in line["event"] for line in lines)
         assert (await t.attempt(function)).outcome is Outcome.SUCCEEDED
         assert (counted["give"], t.requests) == (2, 2)
+
+
+@pytest.mark.parametrize("answer", [{"content": "half \ud83d of it"}, {"content": "x", "provider_details": object()}])
+async def test_an_answer_that_is_no_json_is_not_kept_and_not_fatal(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any]
+) -> None:
+    """Half a character, as some providers send it; and a model of the author's own, with what is no data. Seen to fail
+    with: the ValueError of the serializer let through."""
+
+    def answering(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        if len(messages) > 1:
+            return ModelResponse([TextPart("done")])
+        said = TextPart(answer["content"])
+        return ModelResponse([said, ToolCallPart("look", {})], provider_details={"raw": answer.get("provider_details")})
+
+    async with till(database_url, monkeypatch) as t:
+        agent = Agent(FunctionModel(answering))
+
+        @agent.tool_plain
+        def look() -> str:  # pyright: ignore[reportUnusedFunction]
+            return "seen"
+
+        with capture_logs() as lines:
+            done = await t.attempt(agent)
+        assert (done.outcome, done.output) == (Outcome.SUCCEEDED, '"done"'), done.error
+        assert any("a model's answer cannot be written as JSON" in line["event"] for line in lines)
 
 
 async def test_a_cut_connection_is_tried_again(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,14 +185,18 @@ class JournaledModel(WrapperModel):
         return response
 
     async def _record(self, step: Lookup | None, response: ModelResponse, parameters: ModelRequestParameters) -> None:
+        record_durable_unit(executed=True)
         if step is not None and response.state == "complete":
-            text = placed(f"[{RESPONSE.dump_json(response).decode()}]", self.place)
+            try:
+                text = placed(f"[{RESPONSE.dump_json(response).decode()}]", self.place)
+            except ValueError as error:
+                unjournaled("a model's answer", error)
+                return
             tools = {tool.name for tool in parameters.function_tools}
             if response.tool_calls and all(call.tool_name in tools for call in response.tool_calls):
                 self.journal.begin_to_record(step, text)  # each of the calls waits for it
             else:
                 await self.journal.record(step, text)  # the author's code gets the output
-        record_durable_unit(executed=True)
 
     async def _step(
         self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters
