@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from pydantic import BaseModel, Field, RootModel
+from pydantic import Base64Bytes, BaseModel, Field, RootModel
 from pydantic_ai import Agent, RunContext
 
 from reflex.agent.arguments import lasting
@@ -115,6 +115,25 @@ def test_a_set_is_the_same_in_every_order() -> None:
         assert lasting(value(one)) == lasting(value(other))
     assert lasting({"of": [0, 8]}) != lasting({"of": [8, 0]})
     assert lasting(Order(sku="A", tags={1})) == {"sku": "A", "marks": [1]}
+
+
+@pytest.mark.parametrize("effect", [idempotent(), once()], ids=["idempotent", "once"])
+async def test_a_call_with_bytes_is_kept_like_any_other(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, effect: dict[str, Any]
+) -> None:
+    """Seen to fail with: bytes written as UTF-8."""
+    called: list[bytes] = []
+    async with till(database_url, monkeypatch, tool_call("upload", {"data": "/wA+Pw=="}), text("done")) as t:
+        agent = Agent()
+
+        @agent.tool_plain(metadata=effect)
+        def upload(data: Base64Bytes) -> str:  # pyright: ignore[reportUnusedFunction]
+            called.append(data)
+            return "kept"
+
+        await cut_off(t, agent)
+        assert (await t.attempt(agent)).outcome is Outcome.SUCCEEDED
+        assert (called, t.requests) == ([b"\xff\x00>?"], 2)
 
 
 def test_what_was_said_stays() -> None:

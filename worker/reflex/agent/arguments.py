@@ -13,7 +13,7 @@ from typing import Any, Final, cast, get_origin
 from pydantic import BaseModel, RootModel
 from pydantic_core import to_jsonable_python
 
-__all__ = ["SORTED", "lasting"]
+__all__ = ["SORTED", "jsonable", "lasting"]
 
 SORTED: Final = json.JSONEncoder(sort_keys=True).encode
 # What makes the same default each time.
@@ -26,7 +26,16 @@ def lasting(value: Any) -> Any:
     Raises:
         ValueError: Something in it cannot be written as JSON.
     """
-    return settled(value, to_jsonable_python(value, fallback=lambda odd: type(odd).__qualname__))
+    return settled(value, jsonable(value))
+
+
+def jsonable(value: Any) -> Any:
+    """The value as JSON-able data, as it is. Bytes as base64: not all of them are text.
+
+    Raises:
+        ValueError: Something in it cannot be written as JSON.
+    """
+    return to_jsonable_python(value, bytes_mode="base64", fallback=lambda odd: type(odd).__qualname__)
 
 
 def settled(value: Any, plain: Any) -> Any:

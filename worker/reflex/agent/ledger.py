@@ -12,9 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic_core import to_jsonable_python
-
-from reflex.agent.arguments import SORTED, lasting
+from reflex.agent.arguments import SORTED, jsonable, lasting
 from reflex.agent.journal import StepKey, tool_calls
 from reflex.core.journal import LeaseLost, Step, StepKind
 
@@ -186,7 +184,7 @@ def release(journal: "Journal", entry: Entry) -> None:
 def step_of(entry: Entry, kind: StepKind, *, why: str | None = None) -> Step:
     document: dict[str, Any] = {
         "tool": entry.call.tool,
-        "arguments": to_jsonable_python(entry.call.arguments, fallback=lambda value: type(value).__qualname__),
+        "arguments": jsonable(entry.call.arguments),
         "key": entry.key,
         "call": entry.call.fingerprint,
     }
