@@ -351,3 +351,26 @@ async def test_who_asks_for_an_approval_has_done_nothing_and_asks_once() -> None
         [Trigger("pay", type_filter("order"), agent)], "order", script=[call("charge", amount=8), "not paid"]
     )
     assert report.ok, report
+
+
+async def test_a_run_is_cut_where_it_is_given_what_has_come() -> None:
+    """Fails if what a run was given is no step to be killed at, or if a crash there changes what it is given."""
+
+    async def begin(ctx: AgentContext) -> None:
+        for number in range(3):
+            await ctx.publish("said", {"number": number}, key="a")
+
+    async def answer(ctx: AgentContext) -> None:
+        numbers = [event.meta.payload["number"] for event in await ctx.inbox() if event.meta]
+        await ctx.publish("heard", {"numbers": numbers})
+
+    report = await crash_at_every_step(
+        [
+            Trigger("begin", type_filter("begun"), begin),
+            Trigger("answer", type_filter("said"), answer, ordered=True, while_running="steer"),
+        ],
+        "begun",
+    )
+    assert report.ok, report
+    moments = [point.moment for point in report.points if point.trigger == "answer"]
+    assert moments == ["before step 1 (inbox) is recorded", "after step 1 (inbox)", "before the run is settled"]

@@ -2,11 +2,12 @@
 their worker is killed, for tests of crashes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import UUID
 
 import orjson
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred
@@ -19,12 +20,15 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from pydantic_core import to_jsonable_python
 
 from reflex.agent.journal import Journal, Lookup
+from reflex.agent.triggers import Trigger
 from reflex.core.ids import DeliveryId
 from reflex.core.journal import Step, StepKind, StepStore
-from reflex.core.settlement import Outcome, Settlement
+from reflex.core.settlement import Claimed, Outcome, Settlement
 from reflex.testing.model import trigger_of_run
+from reflex.worker.cancelling import Cancelled
+from reflex.worker.inboxes import Inbox, Inboxes
 
-__all__ = ["CrashPoint", "Done", "Watch"]
+__all__ = ["CrashPoint", "Done", "Watch", "WatchedInboxes"]
 
 
 @dataclass(slots=True)
@@ -174,6 +178,34 @@ class WatchedJournal(Journal):
     def report(self) -> None:
         self.watch.unused += [(trigger_of_run(), step) for step in self.unused]
         super().report()
+
+
+class WatchedInboxes(Inboxes):
+    """The inboxes of a worker that is watched: what a run was given is recorded with the taking, not by its journal."""
+
+    def __init__(
+        self, watch: Watch, triggers: Mapping[int, Trigger], steps: StepStore, cancelled: Cancelled
+    ) -> None:  # fmt: skip
+        super().__init__(triggers, steps, cancelled)
+        self.watch = watch
+        self.life = watch.life
+
+    async def take(
+        self,
+        lease: Claimed,
+        inbox: Inbox,
+        *,
+        only: Sequence[UUID] | None = None,
+        note: Callable[[list[Claimed]], Step] | None = None,
+    ) -> list[Claimed]:
+        await self.watch.alive(self.life)
+        if note is None:
+            return await super().take(lease, inbox, only=only)
+        what, trigger = f"step {self.watch.number_of_step()} (inbox)", self.triggers[lease.trigger_id].name
+        await self.watch.point(self.life, trigger, f"before {what} is recorded")
+        taken = await super().take(lease, inbox, note=note)
+        await self.watch.point(self.life, trigger, f"after {what}")
+        return taken
 
 
 class Inside:

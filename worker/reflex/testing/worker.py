@@ -21,12 +21,11 @@ from reflex.core.registration import Registered
 from reflex.core.schedules import upcoming_schedules
 from reflex.core.settlement import Claimed, Outcome, Settlement
 from reflex.core.workers import Incarnation, enlist
-from reflex.testing.watching import Watch
+from reflex.testing.watching import Watch, WatchedInboxes
 from reflex.worker.attempt import Attempts
 from reflex.worker.awaiting import Awaiting
 from reflex.worker.cancelling import Cancelled
 from reflex.worker.claim_loop import ClaimLoop
-from reflex.worker.inboxes import Inboxes
 from reflex.worker.timers import fire
 
 __all__ = ["Endless", "Worker"]
@@ -72,7 +71,7 @@ class Worker:
             tuple(self.schedule_ids),
         )  # fmt: skip
         cancelled = Cancelled(self.names)
-        inboxes = Inboxes(triggers, steps, cancelled)
+        inboxes = WatchedInboxes(watch, triggers, steps, cancelled)
         self.attempts = Attempts(
             triggers=triggers, models=models, worker_id=self.incarnation.worker_id, limits=limits, steps=steps,
             traced=False, open_journal=watch.open_journal, cancelled=cancelled, inboxes=inboxes,

@@ -28,7 +28,7 @@ from reflex.core.replies import reply_event
 from reflex.core.settlement import Claimed, Outcome, Settlement, not_begun, settled
 from reflex.worker.cancelling import Cancelled, Run, run_of
 
-__all__ = ["Inboxes", "wants"]
+__all__ = ["Inbox", "Inboxes", "wants"]
 
 # So many new events a run is given at once; what is more comes the next time.
 AT_ONCE: Final = 100
@@ -94,7 +94,7 @@ class Inboxes:
         if trigger is None or journal is None or trigger.while_running not in TAKES:
             return None
         inbox = self._inboxes.get(run_of(lease))
-        run = RunInbox(trigger, journal, None if inbox is None else partial(self._take, lease, inbox))
+        run = RunInbox(trigger, journal, None if inbox is None else partial(self.take, lease, inbox))
         if inbox is not None:
             inbox.run = run
         return run
@@ -151,9 +151,9 @@ class Inboxes:
         mates = inbox.mates
         came = await self.steps.patiently(lambda conn: came_meanwhile(conn, lease, limit=LOOKED_AT, mates=mates))
         if came:
-            await self._take(lease, inbox, only=came)
+            await self.take(lease, inbox, only=came)
 
-    async def _take(
+    async def take(
         self,
         lease: Claimed,
         inbox: Inbox,
@@ -161,6 +161,7 @@ class Inboxes:
         only: Sequence[UUID] | None = None,
         note: Callable[[list[Claimed]], Step] | None = None,
     ) -> list[Claimed]:
+        """Take what stands behind the run, and keep it until the run ends. Arguments as those of `take_inbox`."""
         assert self.steps is not None
         mates = inbox.mates
         try:
