@@ -67,7 +67,7 @@ reviewer = Agent(
     name="reviewer",
     deps_type=AgentContext,
     output_type=Verdict,
-    model_settings={"max_tokens": 500},
+    model_settings={"max_tokens": 4000},  # what a model thinks before it answers counts, too
     instructions=(
         "Decide whether a card payment is fraud. Look at the card's history first. If the payment is far out of line, "
         "call reject_payment; once it is rejected, freeze the card and write the customer a short letter. If the "
