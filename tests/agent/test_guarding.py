@@ -15,6 +15,7 @@ from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
+from reflex.agent.budgets import Budget
 from reflex.agent.context import AgentContext
 from reflex.core.circuits import Circuits
 from reflex.core.settlement import Outcome
@@ -168,17 +169,18 @@ async def test_a_model_that_hangs_opens_its_circuit(
     database_url: str, monkeypatch: pytest.MonkeyPatch, made: Callable[[], Any]
 ) -> None:
     """Fails if the guard does not know a request that pydantic-ai has ended for being too long: each delivery would use
-    up its attempts."""
+    up its attempts. Fails if what is done with a budget meanwhile makes another error of it."""
+    budgets = [Budget(requests=100, per="day")]
     end = asyncio.Event()
     async with till(database_url, monkeypatch) as t:
         agent = made()
         t.provider.script = [stream("well ", end) if agent is streams else silence(end)]
         guarded(t)
         t.models.timeout_s = 0.6
-        assert (await t.attempt(agent)).outcome is Outcome.RETRY
+        assert (await t.attempt(agent, budgets=budgets)).outcome is Outcome.RETRY
         asked = 2 * t.requests
         for _ in range(2):
-            parked = await t.attempt(agent)
+            parked = await t.attempt(agent, budgets=budgets)
             assert parked.outcome is Outcome.WAITING
             assert parked.wait is not None
             assert "timed out after 0.6 seconds" in parked.wait.reason

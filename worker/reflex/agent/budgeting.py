@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, cast
 
+from anyio import CancelScope
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred
 from pydantic_ai.messages import (
     ModelMessage,
@@ -82,7 +83,8 @@ class BudgetedModel(WrapperModel):
             response = await self.wrapped.request(messages, model_settings, model_request_parameters)
         except BaseException as error:
             if isinstance(error, Exception) or wait_of(error) is not None:
-                await self.spending.give_back(reservation)
+                with CancelScope(shield=True):  # it may come out of a request that was ended for being too long
+                    await self.spending.give_back(reservation)
             else:
                 self.spending.give_back_later(reservation)
             raise
@@ -106,10 +108,11 @@ class BudgetedModel(WrapperModel):
                 yield stream
         except Exception:
             # What has begun to come is paid for, whoever gave up on it.
-            if stream is None:
-                await self.spending.give_back(reservation)
-            else:
-                await self._settled(reservation, stream.get(), estimate, follows_up(messages))
+            with CancelScope(shield=True):
+                if stream is None:
+                    await self.spending.give_back(reservation)
+                else:
+                    await self._settled(reservation, stream.get(), estimate, follows_up(messages))
             raise
         except BaseException:
             self.spending.give_back_later(reservation)
