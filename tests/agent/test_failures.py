@@ -19,7 +19,7 @@ from pydantic_ai.exceptions import (
 )
 
 from reflex.agent.execution import OutputError, RunTimeout
-from reflex.agent.failures import MAX_ERROR_BYTES, classify, error_text
+from reflex.agent.failures import MAX_ERROR_BYTES, classify, error_text, headline
 from reflex.agent.filters import FilterError
 from reflex.agent.prices import UnpricedModel
 from reflex.agent.publishing import PublishError
@@ -171,6 +171,8 @@ def test_the_error_text_is_bounded_and_storable(message: str) -> None:
     text = error_text(ExceptionGroup(message, [error] * 50))
     assert len(text.encode()) <= MAX_ERROR_BYTES
     assert "\x00" not in text
+    # What a delivery waits for is told by this alone.
+    assert headline(error).encode().startswith(b"ValueError: \xef\xbf\xbd")
 
 
 def test_an_exception_whose_text_cannot_be_made_is_still_reported() -> None:

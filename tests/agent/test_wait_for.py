@@ -396,6 +396,8 @@ async def test_a_deployment_that_moves_a_lambda_does_not_begin_the_wait_anew(
         ({"key": None, "timeout": 4e9}, "longer than"),
         ({"key": None, "after": "nonsense"}, "no cursor"),
         ({"key": None, "after": UntypedEvent(type="a")}, "not from the log"),
+        ({"key": "A\x00"}, r"key is 'A\x00', which no event has"),
+        ({"key": "\udcff"}, r"key is '\udcff', which no event has"),
         ({"key": None, "filter": "payment.received"}, "pass a filter"),
         ({"key": None, "filter": type_filter("a") & type_filter("b")}, "match no event"),
     ],

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,8 @@ from reflex.core.cancelling import asked_cancellations, cancel_delivery
 from reflex.core.database import connect
 from reflex.core.queue import Exchanged
 from reflex.core.registration import Registered
-from reflex.core.settlement import Claimed, Settlement
+from reflex.core.settlement import Claimed, Outcome, Settlement
+from reflex.core.waiting import Wait, WaitKind
 from reflex.worker.claim_loop import ClaimLoop
 from tests.processes import eventually
 from tests.queue_fixtures import claim, count, enlisted, publish, settled, shop
@@ -264,6 +266,26 @@ async def test_a_settlement_that_postgresql_refuses_harms_no_neighbour(database_
         assert await count(conn, "dead_letter") == bad
         rows = await (await conn.execute("SELECT DISTINCT reason FROM reflex.dead_letter")).fetchall()
         assert rows == ([("refused_by_database",)] if bad else [])
+
+
+@pytest.mark.parametrize("bad", ["\x00", "\udcff"])
+async def test_a_wait_that_cannot_be_written_harms_no_neighbour(database_url: str, bad: str) -> None:
+    """Fails if the dead letter that is made of it keeps the wait, and if half a surrogate pair, which psycopg itself
+    refuses, is no refusal: the loop ends, and so does the one of each worker that claims the delivery after it."""
+
+    async def attempt(lease: Claimed) -> Settlement:
+        if lease.event_id != ids[1]:
+            return settled(lease)
+        hour = timedelta(hours=1)
+        return settled(lease, Outcome.WAITING, retry_in=hour, wait=Wait(WaitKind.TIME, f"said {bad}", hour))
+
+    async with await connect(database_url, name="t") as conn:
+        await shop(conn)
+        ids = await publish(conn, 3)
+        async with looping(database_url, conn, attempt):
+            await eventually(lambda: all_settled(conn, 3))
+        rows = await (await conn.execute("SELECT event_id, reason FROM reflex.dead_letter")).fetchall()
+        assert rows == [(ids[1], "refused_by_database")]
 
 
 async def test_draining_releases_at_once_finishes_what_it_can_and_gives_back_the_rest(database_url: str) -> None:

@@ -161,8 +161,7 @@ def error_text(error: BaseException, *, hint: str = "") -> str:
             lines.append(f"  caused by {headline(cause)}")
             lines.extend(f"    {line}" for line in own_lines(cause))
             cause = cause.__cause__
-    text = without_secrets("\n".join(lines)).replace("\x00", "\N{REPLACEMENT CHARACTER}")
-    encoded = text.encode("utf-8", "replace")
+    encoded = storable(without_secrets("\n".join(lines))).encode()
     if len(encoded) > MAX_ERROR_BYTES:
         encoded = encoded[: MAX_ERROR_BYTES - 4] + b" ..."
     return encoded.decode("utf-8", "ignore")
@@ -181,7 +180,7 @@ def headline(error: BaseException) -> str:
         message = "(its text cannot be shown)"
     if len(message) > MAX_MESSAGE_LENGTH:
         message = message[:MAX_MESSAGE_LENGTH] + " ..."
-    return f"{name}: {message}" if message else name
+    return storable(f"{name}: {message}") if message else name
 
 
 def own_lines(error: BaseException) -> list[str]:
@@ -209,6 +208,11 @@ def shown(filename: str) -> str:
         return str(Path(filename).relative_to(Path.cwd()))
     except ValueError:
         return str(Path(*Path(filename).parts[-2:]))
+
+
+def storable(text: str) -> str:
+    """As PostgreSQL can hold it: whatever a tool, a file name or a provider said, without NUL and half characters."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
 def without_secrets(text: str) -> str:

@@ -23,7 +23,7 @@ from reflex.agent.budgeting import reserved_call
 from reflex.agent.delegated import spend_again
 from reflex.agent.effects import Done, Effect, NotDone, Unknown
 from reflex.agent.enqueuing import enqueue_again
-from reflex.agent.failures import headline, without_secrets
+from reflex.agent.failures import headline, storable, without_secrets
 from reflex.agent.journal import Journal, ToolCall, tool_call
 from reflex.agent.ledger import Call, Entry
 from reflex.agent.step_limit import StepTooLarge, check_size
@@ -156,7 +156,7 @@ class OnceCall:
             case NotDone():
                 return replace(entry, intent=False)
             case Unknown(reason):
-                why = f"{why}; {reason}" if reason else why
+                why = f"{why}; {storable(reason)}" if reason else why
         effect_id = EffectId(self.journal.delivery_id, entry.position)
         reason = (
             f"tool {entry.call.tool!r} may have done its work with idempotency key {entry.key}: {why}. Find out, and "

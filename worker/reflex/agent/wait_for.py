@@ -230,7 +230,18 @@ def checked_terms(filter: object, key: str | WhoseKey | None, own: Event) -> Ter
                 "for events with any key or none"
             )
         key = own.key
+    if key is not None and (not isinstance(key, str) or "\x00" in key or not is_text(key)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"wait_for({filter!r}): key is {key!r}, which no event has; pass a text, or None for any")
     return Terms(filter, key, own)
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be written in UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def checked_timeout(timeout: timedelta | float | None) -> timedelta | None:

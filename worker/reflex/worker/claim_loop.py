@@ -30,6 +30,8 @@ __all__ = ["ClaimLoop"]
 PREFETCH_PATIENCE_S: Final = 1.0
 # How often the worker looks for leases of its own that it does not know: a claim whose answer was lost.
 STRAY_CHECK_S: Final = 15.0
+# What a settlement meets that cannot be written; psycopg itself cannot write half a surrogate pair.
+REFUSED: Final = (psycopg.Error, UnicodeError)
 
 
 class ClaimLoop:
@@ -204,7 +206,7 @@ class ClaimLoop:
         letter."""
         try:
             return await self.exchange_with(conn, settlements, limit, full=full)
-        except psycopg.Error as error:
+        except REFUSED as error:
             if is_connection_error(error) or is_conflict(error) or not settlements:
                 raise
         # Some may be settled by now, and some lanes claimed without our having heard of it.
@@ -217,7 +219,7 @@ class ClaimLoop:
                 continue
             try:
                 done = await self.exchange_with(conn, [settlement], 0)
-            except psycopg.Error as error:
+            except REFUSED as error:
                 if is_connection_error(error) or is_conflict(error):
                     raise
                 done = await self.exchange_with(conn, [self.refused(settlement, error)], 0)
@@ -244,13 +246,13 @@ class ClaimLoop:
             self.metrics.exchanged(settlements, exchanged, limit=limit, took_s=time.perf_counter() - began)
         return exchanged
 
-    def refused(self, settlement: Settlement, error: psycopg.Error) -> Settlement:
+    def refused(self, settlement: Settlement, error: Exception) -> Settlement:
         reason = str(error).splitlines()[0][:500].replace("\x00", "")
         self.log.error("PostgreSQL refuses what the run produced", event_id=str(settlement.event_id), error=reason)
         return settlement._replace(
             outcome=Outcome.DEAD, error=f"PostgreSQL refuses what the run produced: {reason}", output=None, usage=None,
             retry_in=None, reason="refused_by_database", published=(),
-            state=None, with_it=tuple(map(not_begun, settlement.with_it)), gathers=None,
+            state=None, wait=None, with_it=tuple(map(not_begun, settlement.with_it)), gathers=None,
         )  # fmt: skip
 
     async def adopt_strays(self, conn: AsyncConnection[Any]) -> None:
