@@ -286,10 +286,16 @@ async def test_a_tool_may_wait_and_its_result_is_kept(database_url: str, monkeyp
         assert "12 dollars" in str(t.provider.requests[1])
 
 
-async def test_a_tool_that_is_called_twice_waits_twice(reflex_app: MakeAppTest) -> None:
+@pytest.mark.parametrize("inside", [False, True])
+async def test_a_tool_that_is_called_again_waits_again(reflex_app: MakeAppTest, *, inside: bool) -> None:
     """Fails if a call that is replayed as a whole does not keep its wait: the second call finds the first one's, and
-    gets the event that the first one got."""
+    gets the event that the first one got. And inside of a tool that runs an agent, if it keeps it for itself only."""
     agent: Agent[AgentContext, str] = Agent(deps_type=AgentContext)
+    outer: Agent[AgentContext, str] = Agent(deps_type=AgentContext)
+
+    @outer.tool
+    async def delegate(run: RunContext[AgentContext]) -> str:  # pyright: ignore[reportUnusedFunction]
+        return (await run.deps.run_agent(agent, "how many?")).output
 
     @agent.tool
     async def reply(run: RunContext[AgentContext]) -> int:  # pyright: ignore[reportUnusedFunction]
@@ -298,15 +304,19 @@ async def test_a_tool_that_is_called_twice_waits_twice(reflex_app: MakeAppTest) 
         assert event.meta is not None
         return event.meta.payload["number"]
 
-    async with reflex_app([Trigger("t", type_filter("begin"), agent)]) as t:
-        t.model.answers([call("reply"), call("reply"), call("reply"), "thanks"])
+    twice = [call("reply"), call("reply"), "both"]
+    answers = [call("delegate"), *twice, call("delegate"), call("reply"), "one", "thanks"] if inside else [*twice]
+    async with reflex_app([Trigger("t", type_filter("begin"), outer if inside else agent)]) as t:
+        t.model.answers(answers)
         await t.publish("begin", key="k")
-        for number in (1, 2, 3):
+        numbers = [1, 2, 3] if inside else [1, 2]
+        for number in numbers:
             await t.run()
             await t.publish("said", {"number": number}, key="k")
         await t.run()
-        assert t.runs.outcomes == ["waiting", "waiting", "waiting", "succeeded"]
-        assert [asked.tool_results["reply"] for asked in t.model.requests[1:]] == [1, 2, 3]
+        assert t.runs.outcomes == ["waiting"] * len(numbers) + ["succeeded"]
+        told = [asked.tool_results["reply"] for asked in t.model.requests if "reply" in asked.tool_results]
+        assert told == numbers
 
 
 async def test_a_worker_that_dies_between_the_match_and_settling_loses_nothing(

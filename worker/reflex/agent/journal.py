@@ -317,11 +317,13 @@ class Journal:
         return await self.store.patiently(question)
 
     def covers(self, keys: Sequence[StepKey]) -> None:
-        """These steps belong to a tool call that was replayed as a whole."""
+        """These steps belong to a tool call that was replayed as a whole, and so to those around it."""
         self._left.difference_update(keys)
         self.taken.update(keys)
         for name, occurrence in keys:
             self._ahead.get(name, set()).discard(occurrence)
+        for call in tool_calls.get():
+            call.steps.extend(keys)
 
     @property
     def unused(self) -> list[Step]:
