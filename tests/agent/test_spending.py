@@ -274,6 +274,28 @@ async def test_a_call_that_must_not_be_repeated_and_finds_no_room_has_not_begun(
         assert (counted, await spent(t, Quantity.TOOL_CALLS)) == ({"A": 1, "B": 1}, [(1, 0), (1, 0)])
 
 
+@pytest.mark.parametrize("effects", [{}, {"stock": once()}])
+async def test_a_call_does_not_wait_for_the_one_that_it_is_made_inside_of(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, effects: dict[str, Any]
+) -> None:
+    """A tool that runs an agent, and room for one call. Fails if the outer call counts as one in flight that will end:
+    the inner one waits for it, is parked for seconds, and so on without an end."""
+    inner, outer = stock_agent(counted := Counter()), Agent(deps_type=AgentContext)
+
+    @outer.tool
+    async def delegate(run: RunContext[AgentContext]) -> str:  # pyright: ignore[reportUnusedFunction]
+        return (await run.deps.run_agent(inner, "look")).output
+
+    script = (tool_call("delegate", {}), calls("A"), text("there is"), text("ship it"))
+    async with till(database_url, monkeypatch, *script) as t:
+        options: dict[str, Any] = {"budgets": [Budget(tool_calls=1, per="run")], "effects": effects}
+        assert "is used up: 1 tool calls spent; a person can raise it" in parked(await t.attempt(outer, **options))
+        (budget,) = await list_budgets(t.conn)
+        await raise_budget(t.conn, budget.id, Decimal(1))
+        assert (await t.attempt(outer, **options)).outcome is Outcome.SUCCEEDED
+        assert (counted, await spent(t, Quantity.TOOL_CALLS)) == ({"A": 1}, [(2, 0)])
+
+
 async def test_a_run_does_not_wait_for_a_call_that_it_has_cancelled_itself(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from pydantic_ai.tools import RunContext
 from pydantic_ai.toolsets import ToolsetTool, WrapperToolset
 from pydantic_ai.usage import RequestUsage
 
-from reflex.agent.journal import current_call
+from reflex.agent.journal import current_call, tool_calls
 from reflex.agent.prices import cost_of, estimated_cost
 from reflex.agent.spending import Spending
 from reflex.agent.suspension import wait_of
@@ -177,7 +177,7 @@ async def reserved_call(spending: Spending | None) -> Reservation | None:
     """Room for a tool call that is about to begin; None if nobody counts it. Raises as `Spending.reserve`."""
     if spending is None or not spending.counts(Quantity.TOOL_CALLS):
         return None
-    return await spending.reserve({Quantity.TOOL_CALLS: Decimal(1)})
+    return await spending.reserve({Quantity.TOOL_CALLS: Decimal(1)}, around=len(tool_calls.get()))
 
 
 @dataclass
@@ -195,7 +195,7 @@ class BudgetedToolset(WrapperToolset[Any]):
         if call is not None and call.reservation is not None:
             reservation, call.reservation = call.reservation, None
         else:
-            reservation = await self.spending.reserve(one)
+            reservation = await self.spending.reserve(one, around=max(0, len(tool_calls.get()) - 1))
         try:
             result: Any = await super().call_tool(name, tool_args, ctx, tool)
         except BaseException as error:

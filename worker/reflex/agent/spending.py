@@ -81,8 +81,11 @@ class Spending:
         """Whether any budget is of one of these quantities."""
         return any(budget.quantity in quantities for budget in self.budgets)
 
-    async def reserve(self, costs: Costs, *, force: bool = False) -> Reservation:
+    async def reserve(self, costs: Costs, *, force: bool = False, around: int = 0) -> Reservation:
         """Set aside what a call may cost, in every budget of one of its quantities; there must be one.
+
+        Args:
+            around: How many tool calls this one is made inside of. They end after it, so it does not wait for them.
 
         Raises:
             Suspended: A budget has no room; the delivery is parked.
@@ -106,6 +109,8 @@ class Spending:
             )
             if isinstance(answer, Reservation):
                 return answer
+            answer = [refused._replace(spent=refused.spent + around, reserved=refused.reserved - around)
+                      for refused in answer]  # fmt: skip
             used_up = [refused for refused in answer if refused.is_used_up]
             if used_up or time.monotonic() >= deadline:
                 self.park([(chosen[refused.asked], refused) for refused in used_up or answer])
