@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from pydantic_ai import Agent, BinaryContent, FunctionToolset, ModelRetry, RunContext
+from pydantic_ai.capabilities import Capability
 from pydantic_ai.messages import SystemPromptPart
 
 from reflex.agent.effects import idempotent, once, transactional
@@ -55,3 +56,34 @@ async def test_what_was_enqueued_before_a_tool_wants_another_try_is_told_again(
         first = await t.attempts(agent)(lease)
         await t.taken_away()
         assert ((await t.attempt(agent)).output, t.requests) == (first.output, 2)
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+async def test_a_capability_that_a_tool_loads_is_loaded_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, by_id: bool
+) -> None:
+    """Fails if the replay leaves it unloaded: the model would be asked something else."""
+    called: list[str] = []
+    hidden: FunctionToolset[Any] = FunctionToolset()
+
+    @hidden.tool_plain
+    def look_up() -> str:  # pyright: ignore[reportUnusedFunction]
+        called.append("look_up")
+        return "found"
+
+    books = Capability[Any](id="books", description="look up books", toolsets=[hidden], defer_loading=True)
+    script = (tool_call("opens", {}), tool_call("look_up", {}), text("one"), text("two"))
+    async with till(database_url, monkeypatch, *script) as t:
+        agent = Agent(capabilities=[books])
+
+        @agent.tool
+        def opens(run: RunContext[Any]) -> str:  # pyright: ignore[reportUnusedFunction]
+            called.append("opens")
+            run.load_capability("books" if by_id else books)
+            return "opened"
+
+        _, lease = await t.claimed()
+        first = await t.attempts(agent)(lease)
+        await t.taken_away()
+        assert ((await t.attempt(agent)).output, t.requests) == (first.output, 3)
+        assert called == ["opens", "look_up"]

@@ -10,7 +10,7 @@ from pydantic_core import SchemaSerializer
 from pydantic_core.core_schema import CoreConfig
 
 from reflex.agent.delegated import Delegated, delegated_in
-from reflex.agent.enqueuing import Enqueued
+from reflex.agent.enqueuing import Enqueued, Loaded
 from reflex.agent.journal import StepKey, ToolCall
 from reflex.agent.remembering import StateRecord
 from reflex.core.events import NewEvent
@@ -31,7 +31,7 @@ class ToolRecord:
     steps: list[StepKey] = field(default_factory=list[StepKey])
     state: StateRecord | None = None
     delegated: Delegated | None = None
-    enqueued: list[Enqueued] | None = None
+    enqueued: list[Enqueued | Loaded] | None = None
 
     @classmethod
     def of_result(cls, result: object) -> "ToolRecord":
