@@ -13,7 +13,7 @@ from reflex.agent.journal import Journal
 from reflex.core.errors import ReflexError
 from reflex.core.journal import LeaseLost, Step, StepKind, StepStore
 from reflex.core.settlement import Outcome, Settlement
-from tests.agent.stub_provider import text, tool_call
+from tests.agent.stub_provider import silence, text, tool_call
 from tests.agent.till import Till, till
 from tests.processes import eventually
 
@@ -98,6 +98,29 @@ async def test_who_is_cancelled_while_he_waits_does_not_cancel_the_write(
         gate.open.set()
         await other
         assert await t.journaled() == 1
+
+
+async def test_a_run_that_is_cancelled_leaves_alone_what_others_write(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two agents at once, of which the function gives up one while the answer to the other is being written. Fails, by
+    an attempt that ends as cancelled, if all that is being written is cancelled with a run."""
+    async with till(database_url, monkeypatch, silence(asyncio.Event()), text("quick"), text("again")) as t:
+        gate = Gate(monkeypatch)
+
+        async def function(ctx: AgentContext) -> str:
+            hangs = asyncio.create_task(ctx.run_agent(Agent(), "slow"))
+            await eventually(lambda: t.requests == 1)
+            quick = asyncio.create_task(ctx.run_agent(Agent(), "quick"))
+            await eventually(gate.has_one)
+            hangs.cancel()
+            await asyncio.wait([hangs])
+            gate.open.set()
+            return (await quick).output
+
+        async with running(t, function) as run:
+            await asyncio.wait([run])
+        assert (run.result().outcome, run.result().output) == (Outcome.SUCCEEDED, '"quick"')
 
 
 async def test_a_request_waits_for_the_result_before_it(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ Knows nothing of pydantic-ai: `journaling` puts it around an agent's model and t
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -79,6 +79,9 @@ class ToolCall:
 
 # Those around the code that runs now, outermost first: a tool may run an agent, whose tools publish.
 tool_calls: ContextVar[tuple[ToolCall, ...]] = ContextVar("reflex_tool_calls", default=())
+
+# What the agent's run around the code that runs now is writing.
+run_writes: ContextVar[set[asyncio.Task[None]] | None] = ContextVar("reflex_run_writes", default=None)
 
 
 @contextmanager
@@ -214,6 +217,9 @@ class Journal:
         # Whoever waits for it gets its error as well; nobody does after a run that was cancelled.
         writing.add_done_callback(lambda over: over.cancelled() or over.exception())
         self._writing.append(writing)
+        if (mine := run_writes.get()) is not None:
+            mine.add(writing)
+            writing.add_done_callback(mine.discard)
 
     async def written(self) -> None:
         """Wait until what was begun is written; raises as `record` does."""
@@ -223,22 +229,27 @@ class Journal:
                     await ended(each)
             self._writing = [each for each in self._writing if each not in writing]
             for each in writing:
-                each.result()
+                if not each.cancelled():  # with the run that it was of
+                    each.result()
 
     @asynccontextmanager
     async def around_run(self) -> AsyncGenerator[None]:
         """Around the run of an agent: its steps are written when it is over, also when it has failed, since they were
-        paid for. What a run that is cancelled is just writing is cancelled with it."""
+        paid for. What a run that is cancelled is just writing is cancelled with it; what others write is not."""
+        mine, outside = set[asyncio.Task[None]](), run_writes.get()
+        run_writes.set(mine)
         try:
             yield
         except asyncio.CancelledError:
-            for each in self._writing:
+            for each in [*mine]:
                 each.cancel()
             raise
         except BaseException:
             if self._writing:
                 await asyncio.wait(self._writing)
             raise
+        finally:
+            run_writes.set(outside)
         await self.written()
 
     async def _record(self, step: Lookup, result: str, position: int) -> None:
@@ -357,10 +368,9 @@ class Journal:
         return self._recorded
 
 
-async def ended(writing: asyncio.Future[None]) -> None:
+async def ended(writing: asyncio.Task[None]) -> None:
     """Wait for the end of it, whatever that is. Who is cancelled meanwhile does not cancel it."""
-    with suppress(Exception):
-        await asyncio.shield(writing)
+    await asyncio.wait({writing})
 
 
 def put_together(steps: Sequence[Step]) -> list[Step]:
