@@ -26,6 +26,7 @@ from reflex.agent.enqueuing import enqueue_again
 from reflex.agent.failures import headline, storable, without_secrets
 from reflex.agent.journal import Journal, ToolCall, tool_call
 from reflex.agent.ledger import Call, Entry
+from reflex.agent.open_ends import leaves_open
 from reflex.agent.step_limit import StepTooLarge, check_size
 from reflex.agent.suspension import suspend, wait_of
 from reflex.agent.tool_records import TOOL_RECORD, ToolRecord
@@ -110,7 +111,7 @@ class OnceCall:
                 result = await finished(act)
             except (ModelRetry, ToolFailed) as error:
                 record = self.record(ToolRecord.of_error(error), call)
-                if not is_time_out(error):
+                if not leaves_open(error):
                     await ledger.note_end(self.journal, entry, record, done=False)
                     self.check()
                     raise
@@ -280,8 +281,3 @@ async def finished(act: Act) -> Any:
         if not task.done() or task.cancelled() or task.exception() is not None:
             raise
         raise Finished(task.result(), *error.args) from None
-
-
-def is_time_out(error: Exception) -> bool:
-    """Whether this is how pydantic-ai says that a tool took too long: it may have been about to answer."""
-    return isinstance(error.__context__, TimeoutError) and error.__suppress_context__
