@@ -101,9 +101,11 @@ def test_a_retry_after_that_is_a_date_is_a_wait_from_now() -> None:
     assert past == timedelta(0)
 
 
-def test_a_wait_cannot_be_negative() -> None:
-    with pytest.raises(ValueError, match=r"Retry\(after=-1\)"):
-        Retry(after=-1)
+@pytest.mark.parametrize("after", [-1, timedelta.max, float("nan"), float("inf")])
+def test_a_wait_is_not_negative_and_has_an_end(after: timedelta | float) -> None:
+    """Fails if it is found to be none by PostgreSQL, when the run has ended: it would be a dead letter."""
+    with pytest.raises(ValueError, match=r"Retry\(after="):
+        Retry(after=after)
 
 
 def test_a_refused_key_says_where_to_look() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from pydantic_ai import Agent, RunContext
@@ -88,10 +89,17 @@ async def test_a_moment_that_is_past_is_no_wait(database_url: str, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("duration", "said"),
-    [(timedelta(days=4000), "longer than"), (datetime(2026, 1, 1), "time zone")],  # noqa: DTZ001
+    [
+        (timedelta(days=4000), "longer than"),
+        (float("inf"), "sleep(inf): longer than"),
+        (float("nan"), "sleep(nan): not a number of seconds"),
+        ("5", "sleep('5'): '5' is no length of time; pass a timedelta, or seconds"),
+        (datetime(2026, 1, 1), "time zone"),  # noqa: DTZ001
+        (datetime(2099, 1, 1, tzinfo=UTC), "days from now"),
+    ],
 )
 async def test_a_sleep_that_makes_no_sense_is_refused(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, duration: timedelta | datetime, said: str
+    database_url: str, monkeypatch: pytest.MonkeyPatch, duration: Any, said: str
 ) -> None:
     async def sleeps(ctx: AgentContext) -> None:
         await ctx.sleep(duration)

@@ -2,6 +2,9 @@
 
 from datetime import timedelta
 
+from reflex.agent.lengths import length_of
+from reflex.core.waiting import LONGEST_WAIT
+
 __all__ = ["Reject", "Retry"]
 
 
@@ -14,7 +17,7 @@ class Retry(Exception):
     """
 
     def __init__(self, after: timedelta | float | None = None, reason: str = "") -> None:
-        wait = after if isinstance(after, timedelta) or after is None else timedelta(seconds=after)
+        wait = None if after is None else length_of(f"Retry(after={after!r})", after, most=LONGEST_WAIT)
         if wait is not None and wait < timedelta(0):
             raise ValueError(f"Retry(after={after!r}): a wait cannot be negative")
         super().__init__(reason)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 import orjson
 
+from reflex.agent.lengths import length_of
 from reflex.core.journal import StepKind
 from reflex.core.waiting import Wait, WaitKind
 
@@ -78,8 +79,7 @@ def checked(duration: timedelta | float | datetime) -> timedelta | datetime:
     if isinstance(duration, datetime):
         if duration.tzinfo is None:
             raise ValueError(f"sleep({duration!r}): a moment needs a time zone, as in datetime.now(UTC)")
+        if duration > datetime.now(UTC) + LONGEST_SLEEP:
+            raise ValueError(f"sleep({duration!r}): more than {LONGEST_SLEEP.days} days from now")
         return duration
-    time = duration if isinstance(duration, timedelta) else timedelta(seconds=duration)
-    if time > LONGEST_SLEEP:
-        raise ValueError(f"sleep({duration!r}): longer than {LONGEST_SLEEP.days} days")
-    return time
+    return length_of(f"sleep({duration!r})", duration, most=LONGEST_SLEEP)

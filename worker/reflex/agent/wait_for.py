@@ -16,6 +16,7 @@ from psycopg import AsyncConnection
 from pydantic import ValidationError
 
 from reflex.agent.filters import Filter
+from reflex.agent.lengths import length_of
 from reflex.core.awaiting import Awaited, place_of_event
 from reflex.core.cursors import Cursor, CursorExpired
 from reflex.core.errors import ReflexError
@@ -247,10 +248,7 @@ def is_text(text: str) -> bool:
 def checked_timeout(timeout: timedelta | float | None) -> timedelta | None:
     if timeout is None:
         return None
-    time = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout)
-    if time > LONGEST_WAIT:
-        raise ValueError(f"wait_for(timeout={timeout!r}): longer than {LONGEST_WAIT.days} days; leave it out instead")
-    return time
+    return length_of(f"wait_for(timeout={timeout!r})", timeout, most=LONGEST_WAIT)
 
 
 def checked_after(after: BaseEvent | UUID | Cursor | str | None) -> Cursor | UUID | None:
