@@ -107,6 +107,27 @@ async def test_a_tool_that_was_cut_before_its_record_runs_again() -> None:
         report.check()
 
 
+@pytest.mark.parametrize("by_trigger", [True, False])
+async def test_a_tool_that_is_declared_to_only_read_may_run_again(*, by_trigger: bool) -> None:
+    """By the trigger or by itself; it need not be named. Fails if what is declared is not looked at, and if what the
+    trigger says does not win: then nothing is found of the tool that takes money."""
+    agent = Agent()
+
+    @agent.tool_plain(metadata=None if by_trigger else effects.pure())
+    def balance(customer: str) -> int:  # pyright: ignore[reportUnusedFunction]
+        return 100
+
+    @agent.tool_plain(metadata=effects.pure())
+    def charge(customer: str, amount: int) -> str:  # pyright: ignore[reportUnusedFunction]
+        return "charged"
+
+    declared = {"charge": effects.idempotent()} | ({"balance": effects.pure()} if by_trigger else {})
+    report = await crash_at_every_step([Trigger("pay", any_event(), agent, effects=declared)], "order", script=SCRIPT)
+    assert moments(report, "not recorded") == ["before step 4 (charge) is recorded"]
+    with pytest.raises(TypeError, match=r"pass names of tools, as in \{'charge'\}"):
+        await crash_at_every_step([Trigger("again", any_event(), agent)], "order", repeatable="charge")
+
+
 async def test_a_tool_that_must_not_be_repeated_is_cut_on_both_sides_of_its_work() -> None:
     """Its probe finds what was done. Without one, the delivery waits for a person.
 

@@ -58,7 +58,8 @@ async def crash_at_every_step(
         event: What to publish, or its type, with `payload`.
         script: What the model says: a list as for `FakeModel.answers`, or a function that is given the model. A request
             that is asked again after a crash gets the same answer again. By default the offline model.
-        repeatable: Names of tools that may be executed again if the crash comes before the record.
+        repeatable: Names of tools that may be executed again if the crash comes before the record, beside those that
+            are declared `pure`.
         same: What of a published event has to be the same each time. By default its type, key and payload.
         before_each: Called before each of the runs, the first one included.
         timeout_s: How long one run of the app may take, in real time.
@@ -66,6 +67,8 @@ async def crash_at_every_step(
     Returns:
         `assert report.ok, str(report)`, or `report.check()`.
     """
+    if isinstance(repeatable, str):
+        raise TypeError(f"repeatable is the text {repeatable!r}; pass names of tools, as in {{{repeatable!r}}}")
     loaded = tested_app(app)
     trial = Trial(loaded, event, payload, key, script, same or all_that_counts, before_each, timeout_s, databases)
     title = f"{loaded.name}, {event if isinstance(event, str) else event.type}"
@@ -110,7 +113,7 @@ class Trial:
         """Run the app on the event until nothing is left to do, with a crash at that point."""
         if self.before_each is not None:
             self.before_each()
-        watch = Watch(kill_at)
+        watch = Watch(kill_at, self.app.triggers)
         async with AppTest(self.app, timeout_s=self.timeout_s, databases=self.databases, watch=watch) as t:
             remembering = Remembering(t.model)
             if callable(self.script):
@@ -193,6 +196,7 @@ def repetitions(whole: Course, cut: Course, point: CrashPoint, repeatable: Colle
     """What was done more often than without the crash. As often as it was cut before its record, that is the reason."""
     more = Counter(done.what[:3] for done in cut.done) - Counter(done.what[:3] for done in whole.done)
     not_recorded = Counter(done.what for done in cut.done if done.life == 0 and not done.recorded)
+    pure = {done.what[:3] for done in cut.done if done.is_pure}
     for what, excess in (Counter(done.what for done in cut.done) - Counter(done.what for done in whole.done)).items():
         trigger, kind, name, arguments = what
         # Other arguments alone are no repetition.
@@ -200,7 +204,7 @@ def repetitions(whole: Course, cut: Course, point: CrashPoint, repeatable: Colle
         more[what[:3]] -= number
         text = f"{trigger}: {name}({short(arguments)})" if kind is StepKind.TOOL_CALL else f"{trigger}: a model request"
         again = min(number, not_recorded[what])
-        if again and kind is StepKind.TOOL_CALL and name not in repeatable:
+        if again and kind is StepKind.TOOL_CALL and name not in repeatable and what[:3] not in pure:
             yield Finding(FindingKind.NOT_RECORDED, text, point)
         if number > again:
             yield Finding(FindingKind.REPEATED, text, point)

@@ -30,8 +30,8 @@ ADVICE: Final = {
     FindingKind.REPEATED: "an attempt after the crash asked something else than the first one, so the journal did not "
     "know it: keep the time of day, random values and the order of sets out of prompts, instructions and arguments",
     FindingKind.NOT_RECORDED: "a tool can be cut between its work and the record of it, and is then executed again. If "
-    "that does no harm (it only reads, or it gives the other system ctx.tool_call_id or ctx.delivery_id as idempotency "
-    "key), say so: repeatable={…}",
+    "that does no harm, say so: declare it pure() if it only reads; repeatable={…} if it gives the other system "
+    "ctx.idempotency_key",
     FindingKind.LOST_EVENT: "what is published must follow from the event and from recorded steps, not from what the "
     "process remembers or from the clock (ctx.event.meta.time stays the same)",
     FindingKind.OTHER_EVENT: "as for a lost event; if the difference is meant (a random id, a time), pass "

@@ -19,6 +19,7 @@ from pydantic_ai.tools import RunContext
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from pydantic_core import to_jsonable_python
 
+from reflex.agent.effects import EffectKind, effect_in
 from reflex.agent.journal import Journal, Lookup
 from reflex.agent.triggers import Trigger
 from reflex.core.ids import DeliveryId
@@ -36,7 +37,7 @@ class Done:
     """A tool that was executed, or a request that a model was asked, and not replayed from the journal.
 
     `arguments` is JSON; of a request it is empty. `recorded`: it has ended, and the journal has it. `life` counts the
-    lives of the worker: 0 is the first.
+    lives of the worker: 0 is the first. `is_pure`: it is declared to do nothing but read.
     """
 
     trigger: str
@@ -45,6 +46,7 @@ class Done:
     arguments: str
     life: int
     recorded: bool = False
+    is_pure: bool = False
 
     @property
     def what(self) -> tuple[str, StepKind, str, str]:
@@ -81,8 +83,10 @@ class Watch:
     So nothing of it is settled, and none of its `finally` runs, until the test is over.
     """
 
-    def __init__(self, kill_at: int | None = None) -> None:
+    def __init__(self, kill_at: int | None = None, triggers: Sequence[Trigger] = ()) -> None:
+        """`triggers` may declare what their agents' tools do."""
         self.kill_at = kill_at
+        self.effects = {trigger.name: trigger.effects for trigger in triggers}
         self.done: list[Done] = []
         self.passed: list[CrashPoint] = []
         self.unused: list[tuple[str, Step]] = []
@@ -273,6 +277,9 @@ class WatchedTools(WrapperToolset[Any]):
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
     ) -> Any:
         done = await self.inside.begins(StepKind.TOOL_CALL, name, tool_args)
+        declared = self.inside.watch.effects.get(done.trigger, {})
+        effect = declared.get(name) or effect_in(f"tool {name!r}", tool.tool_def.metadata)
+        done.is_pure = effect is not None and effect.kind is EffectKind.PURE
         try:
             return await super().call_tool(name, tool_args, ctx, tool)
         except (ApprovalRequired, CallDeferred):
