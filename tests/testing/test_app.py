@@ -80,6 +80,18 @@ async def test_what_runs_publish_is_worked_off_too(reflex_app: MakeAppTest) -> N
         assert "<shop.packed from agent:pack key='k1' {'item': 'mug'}>" in repr(t.published)
 
 
+async def test_an_output_is_shown_as_it_is_kept(reflex_app: MakeAppTest) -> None:
+    """Also what no event may hold. Fails if it is read as the body of a request is."""
+
+    async def counts(ctx: AgentContext) -> dict[str, int]:
+        return {"atoms": 2**70}
+
+    async with reflex_app([Trigger("counts", any_event(), counts)]) as t:
+        await t.publish("order")
+        await t.run()
+        assert t.runs[0].output == {"atoms": 2**70}
+
+
 async def test_deliveries_and_dead_letters_say_where_they_are(reflex_app: MakeAppTest) -> None:
     shop = [
         Trigger("dear", type_filter("shop.sold") & keyword_filter("price", lambda price: price > 100), pack),

@@ -1,5 +1,6 @@
 """What became of events: runs, events and dead letters, as a test looks at them."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,7 +11,6 @@ from pydantic import ValidationError
 
 from reflex.core.events import SYSTEM_PREFIX, BaseEvent, Event, EventRegistry, UntypedEvent
 from reflex.core.settlement import Outcome
-from reflex.core.strict_json import parse
 
 __all__ = ["DeadLetter", "Events", "Run", "Runs", "Story", "read_story"]
 
@@ -18,7 +18,6 @@ EventT = TypeVar("EventT", bound=BaseEvent)
 Row = TypeVar("Row")
 
 MAX_SHOWN: Final = 300
-NESTING: Final = 200
 
 EVENTS: Final = """
 SELECT event_id, type, source, key, time, payload, correlation_id, causation_id, depth, trace_context
@@ -187,7 +186,7 @@ def record_of(event: BaseEvent) -> Event:
 
 
 def decoded(text: str | None) -> Any:
-    return None if text is None else parse(text.encode(), max_nesting=NESTING)
+    return None if text is None else json.loads(text)
 
 
 def short(text: str) -> str:
