@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 
 from reflex.agent.budgets import Budget
 from reflex.agent.context import AgentContext
+from reflex.agent.run_time import run_time
 from reflex.core.circuits import Circuits
 from reflex.core.settlement import Outcome
 from reflex.core.waiting import WaitKind
@@ -188,6 +190,36 @@ async def test_a_model_that_hangs_opens_its_circuit(
         task = asyncio.current_task()
         assert task is not None
         assert not task.cancelling()
+        end.set()
+
+
+@pytest.mark.parametrize(("enough_s", "outcome"), [(0.01, Outcome.WAITING), (30, Outcome.RETRY)])
+async def test_a_run_whose_time_is_over_has_waited_long_enough_for_its_model_or_not(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, enough_s: float, outcome: Outcome
+) -> None:
+    """Fails if a trigger's timeout hides that its provider hangs, so that each delivery uses up its attempts; and if
+    one that is too short for any answer parks what others ask the model."""
+    monkeypatch.setattr("reflex.agent.guarding.ENOUGH_S", enough_s)
+    end, timeout = asyncio.Event(), timedelta(seconds=0.6)
+    async with till(database_url, monkeypatch, silence(end)) as t:
+        guarded(t)
+        first, second = [await t.attempt(Agent(), timeout=timeout) for _ in range(2)]
+        assert (first.outcome, second.outcome) == (Outcome.RETRY, outcome)
+        assert "it took longer than 0:00:00.600000" in (first.error or "")
+        assert (await count(t.conn, "circuit")) == (outcome is Outcome.WAITING)
+        assert run_time.get() is None, "the next delivery of a lane has its own"
+        end.set()
+
+
+async def test_a_stream_that_comes_when_the_time_is_over_is_no_failure(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reflex.agent.guarding.ENOUGH_S", 0.01)
+    end = asyncio.Event()
+    async with till(database_url, monkeypatch, stream("well ", end)) as t:
+        guarded(t, 1)
+        assert (await t.attempt(streams, timeout=timedelta(seconds=0.6))).outcome is Outcome.RETRY
+        assert not await count(t.conn, "circuit")
         end.set()
 
 

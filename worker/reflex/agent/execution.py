@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import orjson
@@ -13,6 +14,8 @@ from pydantic_core import to_json
 from reflex.agent.context import AgentContext
 from reflex.agent.failures import Failure, classify
 from reflex.agent.models import Models
+from reflex.agent.run_time import RunTime, run_time
+from reflex.agent.suspension import suspend
 from reflex.agent.triggers import Trigger, is_model_agent
 from reflex.core.errors import ReflexError
 from reflex.core.events import BaseEvent
@@ -101,14 +104,22 @@ async def output_of(trigger: Trigger, ctx: AgentContext) -> Any:
 async def guarded(trigger: Trigger, work: Awaitable[Any]) -> Any:
     """The time limit, and a wall around two exceptions that would be taken for the worker's own."""
     clock = asyncio.timeout(trigger.timeout.total_seconds()) if trigger.timeout is not None else None
+    mine = RunTime(inf)
     try:
         if clock is None:
             return await work
         async with clock:
-            return await work
+            mine.ends_at = clock.when() or inf
+            token = run_time.set(mine)
+            try:
+                return await work
+            finally:
+                run_time.reset(token)  # the next delivery of a lane may run in the same task
     except TimeoutError as error:
         if clock is None or not clock.expired():
             raise
+        if mine.wait is not None:
+            suspend(mine.wait)
         raise RunTimeout(f"it took longer than {trigger.timeout}, the timeout of trigger {trigger.name!r}") from error
     except SystemExit as error:
         # asyncio lets this one through to the event loop: one event would end the worker.

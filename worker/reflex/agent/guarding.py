@@ -29,12 +29,15 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import RunContext
 
 from reflex.agent.failures import headline, model_failure, without_secrets
+from reflex.agent.run_time import run_time
 from reflex.core.circuits import Blocked, Circuits
 from reflex.core.waiting import Wait, WaitKind
 
 __all__ = ["ModelBlocked", "guarded_model"]
 
 # Failures of the provider, not of the request: whoever asks next would meet them, too.
+# A model that has not answered by then has failed, if there the trigger's timeout ends the run.
+ENOUGH_S: Final = 30.0
 FAILS: Final = frozenset({"model_unavailable", "model_timeout", "rate_limited"})
 
 
@@ -82,22 +85,28 @@ def guarded_model(model: Model[Any], circuits: Circuits, named: set[str] | None 
 
 
 class Deadline:
-    """Until when pydantic-ai waits for an answer. It ends a request by cancelling it, and makes an error of that only
-    outside of the model: in here it looks like any other cancellation."""
+    """Until when an answer is waited for, by pydantic-ai or by the run. Both end a request by cancelling it, and an
+    error is made of that only outside of the model: in here it looks like any other cancellation."""
 
     def __init__(self, model: Model[Any], settings: ModelSettings | None, *, stream: bool) -> None:
         given: Mapping[str, Any] = {**(model.settings or {}), **(settings or {})}
         limits = [given.get("request_timeout"), given.get("first_event_timeout") if stream else None]
         self.limit_s = min((limit for limit in limits if limit is not None), default=None)
         self.expires_at = anyio.current_effective_deadline()
+        self.began_at = anyio.current_time()
+        self.answers = False
         if self.limit_s is not None and self.expires_at - anyio.current_time() < self.limit_s / 2:
             self.limit_s = None  # the author's own code has less time: that is not about the provider
 
     def error(self, model_name: str) -> ModelRequestTimeout | None:
         """What the cancellation stands for; None if it is another one."""
-        if self.limit_s is None or anyio.current_time() < self.expires_at:
-            return None
-        return ModelRequestTimeout(model_name, self.limit_s)
+        now = anyio.current_time()
+        if self.limit_s is not None and now >= self.expires_at:
+            return ModelRequestTimeout(model_name, self.limit_s)
+        run, took_s = run_time.get(), now - self.began_at
+        if run is not None and now >= run.ends_at and not self.answers and took_s >= ENOUGH_S:
+            return ModelRequestTimeout(model_name, round(took_s, 1))
+        return None
 
 
 class GuardedModel(WrapperModel):
@@ -141,6 +150,7 @@ class GuardedModel(WrapperModel):
             async with self.wrapped.request_stream(
                 messages, model_settings, model_request_parameters, run_context
             ) as stream:
+                deadline.answers = True
                 yield stream
         except Exception as error:
             await self._failed(error)
@@ -164,6 +174,8 @@ class GuardedModel(WrapperModel):
             return
         with anyio.CancelScope(shield=True):
             if await self._failed(error):
+                if (run := run_time.get()) is not None and anyio.current_time() >= run.ends_at:
+                    run.wait = getattr(error, "wait", None)
                 raise error
 
     async def _failed(self, error: Exception) -> bool:
