@@ -5,7 +5,6 @@ the ids of runs, and settings about how to ask rather than what.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -23,8 +22,9 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 from pydantic_core import to_jsonable_python
 
+from reflex.agent.arguments import SORTED
+
 __all__ = [
-    "SORTED",
     "UNTOLD",
     "described",
     "fingerprint_of_call",
@@ -36,7 +36,6 @@ __all__ = [
 
 # Of a message's part; `metadata` is the application's own.
 UNTOLD: Final = frozenset({"timestamp", "metadata", "content_file_digests", "otel_metadata"})
-SORTED: Final = json.JSONEncoder(sort_keys=True).encode
 TEXTS: Final = (TextPart, ToolCallPart, ToolReturnPart, UserPromptPart)
 # Not numbers with a point: not all of them are JSON.
 JSON_AS_THEY_ARE: Final = frozenset({str, int, bool, type(None)})

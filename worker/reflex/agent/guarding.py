@@ -35,9 +35,9 @@ from reflex.core.waiting import Wait, WaitKind
 
 __all__ = ["ModelBlocked", "guarded_model"]
 
-# Failures of the provider, not of the request: whoever asks next would meet them, too.
 # A model that has not answered by then has failed, if there the trigger's timeout ends the run.
 ENOUGH_S: Final = 30.0
+# Failures of the provider, not of the request: whoever asks next would meet them, too.
 FAILS: Final = frozenset({"model_unavailable", "model_timeout", "rate_limited"})
 
 
@@ -95,7 +95,7 @@ class Deadline:
         self.expires_at = anyio.current_effective_deadline()
         self.began_at = anyio.current_time()
         self.answers = False
-        if self.limit_s is not None and self.expires_at - anyio.current_time() < self.limit_s / 2:
+        if self.limit_s is not None and self.expires_at - self.began_at < self.limit_s / 2:
             self.limit_s = None  # the author's own code has less time: that is not about the provider
 
     def error(self, model_name: str) -> ModelRequestTimeout | None:

@@ -23,10 +23,10 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from reflex.agent.approving import Approving
 from reflex.agent.arguments import lasting
 from reflex.agent.budgeting import budgeted_model, budgeted_toolset
-from reflex.agent.delegated import CALLED, note_spent, spend_again
+from reflex.agent.delegated import CALLED, note_spent
 from reflex.agent.divergence import placed, unplaced
 from reflex.agent.effects import Effect, EffectKind, EffectMisuse, check_transactional, effect_in, undeclared
-from reflex.agent.enqueuing import enqueue_again, noting
+from reflex.agent.enqueuing import noting
 from reflex.agent.fingerprints import fingerprint_of_call, fingerprint_of_request, said
 from reflex.agent.guarding import guarded_model
 from reflex.agent.journal import Journal, Lookup, ToolCall, current_call, tool_call
@@ -43,7 +43,7 @@ from reflex.core.journal import StepKind
 if TYPE_CHECKING:
     from reflex.agent.context import AgentContext
 
-__all__ = ["Journaling", "replay_scope"]
+__all__ = ["Journaling", "effect_of", "replay_scope"]
 
 # Takes half as long as pydantic-ai's own adapter for any messages, and writes the same.
 RESPONSE: Final = TypeAdapter(ModelResponse)
@@ -267,13 +267,7 @@ class JournaledToolset(WrapperToolset[Any]):
         remembered = self.ctx.remembered
         record = replayed_call(step)
         if record is not None and (record.state is None or (remembered and remembered.repeat(record.state))):
-            self.journal.count(replayed_tool_calls=int(record.counts))
-            self.journal.covers(record.steps)
-            self.ctx.publish_again(record.published)
-            spend_again(self.ctx, self.usage, record.delegated)
-            enqueue_again(ctx, record.enqueued)
-            record_durable_unit(executed=False)
-            return record.outcome()
+            return record.replayed(self.ctx, self.journal, ctx, self.usage)
         if effect.kind is EffectKind.TRANSACTIONAL:
             return await self._in_transaction(step, name, key, act)
         before = remembered.before_tool() if remembered is not None else None

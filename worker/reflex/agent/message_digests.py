@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from pydantic_ai.messages import ModelMessage, ModelResponse
 
-from reflex.agent.fingerprints import SORTED, UNTOLD, parts_told
+from reflex.agent.arguments import SORTED
+from reflex.agent.fingerprints import UNTOLD, parts_told
 
 __all__ = ["MessageDigests"]
 

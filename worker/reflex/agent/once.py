@@ -20,9 +20,7 @@ from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ModelRetry, T
 
 from reflex.agent import ledger
 from reflex.agent.budgeting import reserved_call
-from reflex.agent.delegated import spend_again
 from reflex.agent.effects import Done, Effect, NotDone, Unknown
-from reflex.agent.enqueuing import enqueue_again
 from reflex.agent.failures import headline, storable, without_secrets
 from reflex.agent.journal import Journal, ToolCall, tool_call
 from reflex.agent.ledger import Call, Entry
@@ -87,19 +85,10 @@ class OnceCall:
         while True:
             if (record := ended(entry)) is not None:
                 self.check()
-                return self.replayed(record)
+                return record.replayed(self.ctx, self.journal, self.agent_run, self.run_usage)
             if not entry.intent:
                 return await self.made(entry, act)
             entry = await self.looked_into(entry, "its run ended before it was known whether the call did its work")
-
-    def replayed(self, record: ToolRecord) -> Any:
-        self.journal.count(replayed_tool_calls=int(record.counts))
-        self.journal.covers(record.steps)
-        self.ctx.publish_again(record.published)
-        spend_again(self.ctx, self.run_usage, record.delegated)
-        enqueue_again(self.agent_run, record.enqueued)
-        record_durable_unit(executed=False)
-        return record.outcome()
 
     async def made(self, entry: Entry, act: Act) -> Any:
         # Before the intent: a call for which there is no room has not begun, and nobody must have to look into it.

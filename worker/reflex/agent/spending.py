@@ -72,9 +72,8 @@ class Spending:
         self._claimed = claimed
         self._delivery_id = DeliveryId(claimed.trigger_id, claimed.event_id)
         self._key_path = key_path
-        # Events without a key share one: else they would be without a limit.
-        self._key = (claimed.key if key_path == OWN_KEY else claimed.lane_key) or ""
-        self._knows_key = key_path == OWN_KEY or claimed.lane_key is not None
+        # None: to be looked up. Events without a key share one: else they would be without a limit.
+        self._key = claimed.key or "" if key_path == OWN_KEY else claimed.lane_key
         self._left_over: list[Reservation] = []
 
     def counts(self, *quantities: Quantity) -> bool:
@@ -94,9 +93,8 @@ class Spending:
             JournalUnavailable: The database was away for too long.
         """
         chosen = [budget for budget in self.budgets if budget.quantity in costs]
-        if not self._knows_key and any(budget.scope is Scope.KEY for budget in chosen):
+        if self._key is None and any(budget.scope is Scope.KEY for budget in chosen):
             self._key = (await self._store.remembered(self._delivery_id, self._key_path)).key or ""
-            self._knows_key = True
         asked = [self.asked(budget, costs[budget.quantity]) for budget in chosen]
         while self._left_over:
             await self.give_back(self._left_over.pop())
@@ -142,7 +140,7 @@ class Spending:
         subject = {
             Scope.RUN: str(claimed.event_id),
             Scope.TRIGGER: "",
-            Scope.KEY: self._key,
+            Scope.KEY: self._key or "",
             Scope.TREE: claimed.correlation_id or str(claimed.event_id),
         }[budget.scope]
         owner = ANY_TRIGGER if budget.scope is Scope.TREE else claimed.trigger_id

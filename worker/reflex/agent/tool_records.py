@@ -1,19 +1,26 @@
 """How a tool call ended, as the journal keeps it. Needs pydantic-ai."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from pydantic import TypeAdapter
+from pydantic_ai.durable_exec import record_durable_unit
 from pydantic_ai.exceptions import CallDeferred, ModelRetry, ToolFailed
 from pydantic_ai.messages import ToolReturn
 from pydantic_core import SchemaSerializer
 from pydantic_core.core_schema import CoreConfig
 
-from reflex.agent.delegated import Delegated, delegated_in
-from reflex.agent.enqueuing import Enqueued, Loaded
+from reflex.agent.delegated import Delegated, delegated_in, spend_again
+from reflex.agent.enqueuing import Enqueued, Loaded, enqueue_again
 from reflex.agent.journal import StepKey, ToolCall
 from reflex.agent.remembering import StateRecord
 from reflex.core.events import NewEvent
+
+if TYPE_CHECKING:
+    from pydantic_ai.tools import RunContext
+
+    from reflex.agent.context import AgentContext
+    from reflex.agent.journal import Journal
 
 __all__ = ["TOOL_RECORD", "ToolRecord"]
 
@@ -64,6 +71,16 @@ class ToolRecord:
     def as_json(self) -> str:
         """Raises ValueError if something in it cannot be written as JSON."""
         return WRITER.to_json(self).decode()
+
+    def replayed(self, ctx: "AgentContext", journal: "Journal", run: "RunContext[Any]", run_usage: Any) -> Any:
+        """The outcome, instead of another call: what the call did besides is there again, too."""
+        journal.count(replayed_tool_calls=int(self.counts))
+        journal.covers(self.steps)
+        ctx.publish_again(self.published)
+        spend_again(ctx, run_usage, self.delegated)
+        enqueue_again(run, self.enqueued)
+        record_durable_unit(executed=False)
+        return self.outcome()
 
     def outcome(self) -> Any:
         match self.ended:

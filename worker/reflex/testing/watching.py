@@ -19,8 +19,9 @@ from pydantic_ai.tools import RunContext
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from pydantic_core import to_jsonable_python
 
-from reflex.agent.effects import EffectKind, effect_in
+from reflex.agent.effects import EffectKind
 from reflex.agent.journal import Journal, Lookup
+from reflex.agent.journaling import effect_of
 from reflex.agent.triggers import Trigger
 from reflex.core.ids import DeliveryId
 from reflex.core.journal import Step, StepKind, StepStore
@@ -278,8 +279,7 @@ class WatchedTools(WrapperToolset[Any]):
     ) -> Any:
         done = await self.inside.begins(StepKind.TOOL_CALL, name, tool_args)
         declared = self.inside.watch.effects.get(done.trigger, {})
-        effect = declared.get(name) or effect_in(f"tool {name!r}", tool.tool_def.metadata)
-        done.is_pure = effect is not None and effect.kind is EffectKind.PURE
+        done.is_pure = effect_of(declared, name, tool).kind is EffectKind.PURE
         try:
             return await super().call_tool(name, tool_args, ctx, tool)
         except (ApprovalRequired, CallDeferred):
